@@ -10,6 +10,8 @@ use super::replica_dir::{DATA_FILE, META_FILE, lock, open_file, read_image};
 use crate::format::Superblock;
 use crate::ids::Tick;
 
+const LOOKS_WHILE_IN_USE: usize = 4;
+
 /// What a replica's files say about it.
 #[derive(Clone, Debug)]
 pub struct Inspection {
@@ -44,7 +46,15 @@ pub fn inspect(dir: &Path) -> Result<Inspection, DiskError> {
     let meta = open_file(dir, META_FILE, Caching::PageCache)?;
     let in_use = !lock(meta.file(), libc::F_RDLCK).map_err(DiskError::io("cannot lock", dir))?;
     let data = open_file(dir, DATA_FILE, Caching::PageCache)?;
-    let image = read_image(&meta, dir)?;
+    let mut image = read_image(&meta, dir);
+    // The owner may be writing just what is being read; a sector that is damaged stays so.
+    for _ in 0..LOOKS_WHILE_IN_USE {
+        if !in_use || image.is_ok() {
+            break;
+        }
+        image = read_image(&meta, dir);
+    }
+    let image = image?;
     let lookup = || DiskError::io("cannot look at", dir);
 
     let durable = image.superblock.durable;
