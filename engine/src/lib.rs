@@ -18,3 +18,4 @@ pub mod format;
 pub mod geometry;
 pub mod ids;
 pub mod io;
+pub mod machine;
