@@ -19,3 +19,4 @@ pub mod format;
 pub mod geometry;
 pub mod ids;
 pub mod io;
+pub mod machine;
