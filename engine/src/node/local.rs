@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -12,17 +13,18 @@ use crate::disk::{BlockFile, ReplicaFiles, is_out_of_space};
 use crate::format::{FailCause, Superblock};
 use crate::geometry::ByteRange;
 use crate::io::{AlignedBuf, Data, MAX_REQUEST};
-use crate::machine::Replica;
 use crate::machine::replica::{Action, DiskDone, DiskError, DiskOp, Event, MetaWrite, ReplicaConfig};
+use crate::machine::{Replica, Time};
 
-use super::clock;
+use super::{Claim, clock};
 
-/// Free space below which a pool that has refused a write still counts as full, in bytes.
+/// Free bytes below which a pool that has refused a write still counts as full, if a twentieth of the pool is not less.
 const FULL_BELOW: u64 = 64 << 20;
 
 struct Files {
-    data: std::sync::Arc<dyn BlockFile>,
-    meta: std::sync::Arc<dyn BlockFile>,
+    data: Arc<dyn BlockFile>,
+    meta: Arc<dyn BlockFile>,
+    _claim: Claim,
 }
 
 /// What went wrong with the files, in words.
@@ -34,31 +36,53 @@ struct Trouble {
     no_space: bool,
 }
 
+struct Machine {
+    replica: Replica<Data>,
+    /// Kept for its memory.
+    actions: Vec<Action<Data>>,
+}
+
 /// One replica of this node, open.
 pub(super) struct LocalReplica {
     dir: PathBuf,
-    machine: Mutex<Replica<Data>>,
+    machine: Mutex<Machine>,
     /// Gone once closed; with the last descriptor goes the lock on the replica.
     files: RwLock<Option<Files>>,
     trouble: Mutex<Trouble>,
 }
 
 impl LocalReplica {
-    pub(super) fn new(dir: &Path, files: ReplicaFiles, config: ReplicaConfig) -> Self {
+    /// The replica of these files. `loaded_at` is when the machine takes itself to be loaded.
+    pub(super) fn new(
+        dir: &Path,
+        files: ReplicaFiles,
+        claim: Claim,
+        config: ReplicaConfig,
+        loaded_at: Time,
+    ) -> Self {
         let ReplicaFiles { data, meta, image } = files;
         Self {
             dir: dir.to_owned(),
-            machine: Mutex::new(Replica::load(clock::now(), config, image)),
-            files: RwLock::new(Some(Files { data, meta })),
+            machine: Mutex::new(Machine {
+                replica: Replica::load(loaded_at, config, image),
+                actions: Vec::new(),
+            }),
+            files: RwLock::new(Some(Files {
+                data,
+                meta,
+                _claim: claim,
+            })),
             trouble: Mutex::default(),
         }
     }
 
-    /// Steps the machine.
-    pub(super) fn handle(&self, event: Event<Data>, out: &mut Vec<Action<Data>>) {
-        // The time is read under the lock, so that the machine never sees it go back.
+    /// Steps the machine, and gives each action to `execute` while the machine is still locked.
+    pub(super) fn step(&self, event: Event<Data>, execute: impl FnMut(Action<Data>)) {
         let mut machine = self.machine.lock();
-        machine.handle(clock::now(), event, out);
+        let Machine { replica, actions } = &mut *machine;
+        // The time is read under the lock, so that the machine never sees it go back.
+        replica.handle(clock::now(), event, actions);
+        actions.drain(..).for_each(execute);
     }
 
     /// Whether an operation is done on the calling thread: what the page cache mostly absorbs is, what waits for the
@@ -86,9 +110,10 @@ impl LocalReplica {
             }
             DiskOp::Zero(range) => ("discard in the data", files.data.zero(range).map(done)),
             DiskOp::SyncData => ("sync of the data", files.data.sync().map(done)),
-            DiskOp::CommitMeta(writes) => {
-                ("commit of the metadata", commit(files.meta.as_ref(), &writes).map(done))
-            }
+            DiskOp::CommitMeta(writes) => (
+                "commit of the metadata",
+                commit(files.meta.as_ref(), &writes).map(done),
+            ),
         };
         outcome.map_err(|error| self.note(what, &error))
     }
@@ -103,23 +128,25 @@ impl LocalReplica {
             return DiskError::NoSpace;
         }
         tracing::error!(dir = %self.dir.display(), %error, "{what} failed");
-        trouble.error.get_or_insert_with(|| format!("{what} failed: {error}"));
+        trouble
+            .error
+            .get_or_insert_with(|| format!("{what} failed: {error}"));
         DiskError::Io
     }
 
     /// The superblock as the machine has it.
     pub(super) fn superblock(&self) -> Superblock {
-        *self.machine.lock().superblock()
+        *self.machine.lock().replica.superblock()
     }
 
     /// Regions whose intent bit is set.
     pub(super) fn set_regions(&self) -> usize {
-        self.machine.lock().set_regions()
+        self.machine.lock().replica.set_regions()
     }
 
     /// Why the replica has failed, in words, if it has.
     pub(super) fn failure(&self) -> Option<String> {
-        let cause = self.machine.lock().superblock().failed?;
+        let cause = self.machine.lock().replica.superblock().failed?;
         let seen = self.trouble.lock().error.clone();
         Some(seen.unwrap_or_else(|| describe(cause).to_owned()))
     }
@@ -129,9 +156,11 @@ impl LocalReplica {
         let mut trouble = self.trouble.lock();
         if trouble.no_space
             && let Ok(pool) = nix::sys::statvfs::statvfs(&self.dir)
-            && pool.blocks_available().saturating_mul(pool.fragment_size()) >= FULL_BELOW
         {
-            trouble.no_space = false;
+            let enough = (pool.blocks() / 20)
+                .saturating_mul(pool.fragment_size())
+                .min(FULL_BELOW);
+            trouble.no_space = pool.blocks_available().saturating_mul(pool.fragment_size()) < enough;
         }
         trouble.no_space
     }

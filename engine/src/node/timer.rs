@@ -99,7 +99,9 @@ fn run(shared: &Shared) {
             continue;
         };
         if at > now {
-            shared.changed.wait_for(&mut state, at.since(now).min(LONGEST_SLEEP));
+            shared
+                .changed
+                .wait_for(&mut state, at.since(now).min(LONGEST_SLEEP));
             continue;
         }
         let Some(alarm) = state.by_time.remove(&(at, key)) else {

@@ -35,7 +35,12 @@ struct Played {
 
 impl Played {
     fn begin_write(&mut self, id: u64, offset: u64, bytes: &[u8]) {
-        self.pending.push(Pending { id, done: false, offset, bytes: bytes.to_vec() });
+        self.pending.push(Pending {
+            id,
+            done: false,
+            offset,
+            bytes: bytes.to_vec(),
+        });
     }
 
     fn end_write(&mut self, id: u64) {
@@ -45,7 +50,12 @@ impl Played {
     }
 
     fn begin_sync(&mut self, id: u64) {
-        let covered = self.pending.iter().filter(|write| write.done).map(|write| write.id).collect();
+        let covered = self
+            .pending
+            .iter()
+            .filter(|write| write.done)
+            .map(|write| write.id)
+            .collect();
         self.syncs.insert(id, covered);
     }
 
@@ -75,11 +85,17 @@ impl Played {
         for write in &self.pending {
             for (at, sector) in write.bytes.chunks(SECTOR).enumerate() {
                 if rng.random_bool(share) {
-                    overlay.insert(write.offset / SECTOR as u64 + at as u64, sector.try_into().unwrap());
+                    overlay.insert(
+                        write.offset / SECTOR as u64 + at as u64,
+                        sector.try_into().unwrap(),
+                    );
                 }
             }
         }
-        Arc::new(CutFile { synced: self.synced.clone(), overlay: Mutex::new(overlay) })
+        Arc::new(CutFile {
+            synced: self.synced.clone(),
+            overlay: Mutex::new(overlay),
+        })
     }
 }
 
@@ -99,7 +115,11 @@ impl Replay {
             pending: Vec::new(),
             syncs: HashMap::new(),
         };
-        Self { data: played(data), meta: played(meta), owners: HashMap::new() }
+        Self {
+            data: played(data),
+            meta: played(meta),
+            owners: HashMap::new(),
+        }
     }
 
     fn file(&mut self, which: Which) -> &mut Played {
@@ -112,7 +132,12 @@ impl Replay {
     /// Plays one event.
     pub fn step(&mut self, event: &Event) {
         match event {
-            Event::WriteBegun { id, file, offset, bytes } => {
+            Event::WriteBegun {
+                id,
+                file,
+                offset,
+                bytes,
+            } => {
                 self.owners.insert(*id, *file);
                 self.file(*file).begin_write(*id, *offset, bytes);
             }
@@ -123,13 +148,18 @@ impl Replay {
             }
             Event::SyncBegun { id, file } => self.file(*file).begin_sync(*id),
             Event::SyncDone { id, file } => self.file(*file).end_sync(*id),
-            Event::Mark(_) => {}
+            Event::Mark => {}
         }
     }
 
     /// Both files as a power cut now may leave them. They share the synced part: play on only when they are gone.
     pub fn cut(&self, rng: &mut impl Rng) -> (Arc<CutFile>, Arc<CutFile>) {
         (self.data.cut(rng), self.meta.cut(rng))
+    }
+
+    /// A byte of the metadata file that is certainly on disk.
+    pub fn synced_meta(&self, at: usize) -> u8 {
+        self.meta.synced.read()[at]
     }
 
     /// How many writes are not synced now: data and metadata.
@@ -145,6 +175,14 @@ pub struct CutFile {
 }
 
 impl CutFile {
+    /// A file that holds these bytes.
+    pub fn from_bytes(bytes: Vec<u8>) -> Arc<Self> {
+        Arc::new(Self {
+            synced: Arc::new(RwLock::new(bytes)),
+            overlay: Mutex::default(),
+        })
+    }
+
     /// The bytes of a sector.
     pub fn sector(&self, sector: u64) -> [u8; SECTOR] {
         if let Some(bytes) = self.overlay.lock().get(&sector) {

@@ -31,7 +31,10 @@ pub struct Faults {
 impl Faults {
     /// `inner`, with these faults.
     pub fn wrap(self: &Arc<Self>, inner: Arc<dyn BlockFile>) -> Arc<dyn BlockFile> {
-        Arc::new(Faulty { inner, faults: self.clone() })
+        Arc::new(Faulty {
+            inner,
+            faults: self.clone(),
+        })
     }
 
     fn fail(of: &Mutex<Option<i32>>) -> io::Result<()> {

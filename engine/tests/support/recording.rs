@@ -17,12 +17,25 @@ pub enum Which {
 /// One thing that happened, in the order in which it did. `id` joins a beginning and its end.
 #[derive(Clone, Debug)]
 pub enum Event {
-    WriteBegun { id: u64, file: Which, offset: u64, bytes: Vec<u8> },
-    WriteDone { id: u64 },
-    SyncBegun { id: u64, file: Which },
-    SyncDone { id: u64, file: Which },
+    WriteBegun {
+        id: u64,
+        file: Which,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    WriteDone {
+        id: u64,
+    },
+    SyncBegun {
+        id: u64,
+        file: Which,
+    },
+    SyncDone {
+        id: u64,
+        file: Which,
+    },
     /// Something that the test itself wants to find again, such as an acknowledgement.
-    Mark(u64),
+    Mark,
 }
 
 #[derive(Default)]
@@ -38,17 +51,29 @@ pub struct Recorder(Arc<Mutex<Log>>);
 impl Recorder {
     /// `inner`, recorded.
     pub fn record(&self, file: Which, inner: Arc<dyn BlockFile>) -> Arc<dyn BlockFile> {
-        Arc::new(Recorded { file, inner, log: self.clone(), lie_about_sync: false })
+        Arc::new(Recorded {
+            file,
+            inner,
+            log: self.clone(),
+            lie_about_sync: false,
+        })
     }
 
     /// `inner`, recorded, with a sync that does nothing and says that it did: a deliberate fault.
     pub fn record_without_sync(&self, file: Which, inner: Arc<dyn BlockFile>) -> Arc<dyn BlockFile> {
-        Arc::new(Recorded { file, inner, log: self.clone(), lie_about_sync: true })
+        Arc::new(Recorded {
+            file,
+            inner,
+            log: self.clone(),
+            lie_about_sync: true,
+        })
     }
 
-    /// Notes that something happened now.
-    pub fn mark(&self, what: u64) {
-        self.0.lock().events.push(Event::Mark(what));
+    /// Notes that something happened now; gives its place in the log.
+    pub fn mark(&self) -> usize {
+        let mut log = self.0.lock();
+        log.events.push(Event::Mark);
+        log.events.len() - 1
     }
 
     /// Everything so far.
@@ -87,7 +112,12 @@ impl BlockFile for Recorded {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let file = self.file;
-        let id = self.log.begin(|id| Event::WriteBegun { id, file, offset, bytes: bytes.to_vec() });
+        let id = self.log.begin(|id| Event::WriteBegun {
+            id,
+            file,
+            offset,
+            bytes: bytes.to_vec(),
+        });
         self.inner.write_at(bytes, offset)?;
         self.log.end(Event::WriteDone { id });
         Ok(())
@@ -95,8 +125,12 @@ impl BlockFile for Recorded {
 
     fn zero(&self, range: ByteRange) -> io::Result<()> {
         let (file, offset) = (self.file, range.offset);
-        let id =
-            self.log.begin(|id| Event::WriteBegun { id, file, offset, bytes: vec![0; range.len as usize] });
+        let id = self.log.begin(|id| Event::WriteBegun {
+            id,
+            file,
+            offset,
+            bytes: vec![0; range.len as usize],
+        });
         self.inner.zero(range)?;
         self.log.end(Event::WriteDone { id });
         Ok(())
