@@ -60,14 +60,20 @@ impl<P: Payload> Replica<P> {
         out.push(Action::Disk { id, op });
     }
 
-    pub(super) fn copy(&mut self, session: SessionId, id: RequestId, chunk: Chunk, out: &mut Vec<Action<P>>) {
-        if chunk.0 >= self.stamps.chunks() {
+    pub(super) fn copy(
+        &mut self,
+        session: SessionId,
+        id: RequestId,
+        range: ByteRange,
+        out: &mut Vec<Action<P>>,
+    ) {
+        if !self.geometry.admits(range) {
             self.respond(session, id, Reply::Refused(Refusal::Malformed), out);
             return;
         }
-        let stamp = self.stamps.get(chunk);
+        let stamp = self.stamps.get(Chunk(self.geometry.chunks_of(range).start));
         let id = self.job(DiskJob::Copy { session, id, stamp });
-        let op = DiskOp::ReadOrHole(self.geometry.chunk_range(chunk));
+        let op = DiskOp::ReadOrHole(range);
         out.push(Action::Disk { id, op });
     }
 
