@@ -189,7 +189,7 @@ impl Volume {
             },
         };
         let mut actions = Vec::new();
-        let primary = Primary::start(clock::now(), primary_config, record, Revision(0), &mut actions);
+        let primary = Primary::attach(clock::now(), primary_config, record, Revision(0), &mut actions);
         let this = Arc::new_cyclic(|myself: &Weak<Self>| Self {
             identity,
             epoch: config.epoch,
