@@ -168,6 +168,10 @@ impl Volume {
             tick_interval: config.tick_interval,
             ..PrimaryConfig::new(identity.cluster, volume, config.node, geometry)
         };
+        let primary_config = PrimaryConfig {
+            beat: primary_config.beat.min(config.tick_interval),
+            ..primary_config
+        };
         // A primary of this node is gone for sure: it held the lock that is ours now. Its lease has run out, then.
         let loaded_at = if config.foreign_lease {
             clock::now()
