@@ -77,3 +77,45 @@ fn without_the_data_sync_it_finds_acknowledged_flushes_lost() {
     assert!(outcome.count(Rule::FlushedSurvives) > 0, "{outcome}");
     assert!(outcome.count(Rule::DurableIsOnDisk) > 0, "{outcome}");
 }
+
+/// Every fault of the machine that a single replica can show on its disk is found.
+#[cfg(feature = "faults")]
+#[test]
+fn deliberate_faults_are_found() {
+    use bulkhead_engine::machine::{Fault, FaultSet};
+    let mut missed = Vec::new();
+    for fault in [
+        Fault::EpochNotPersisted,
+        Fault::IntentNotSynced,
+        Fault::IntentClearedEarly,
+        Fault::IntentClearedUnderWrites,
+        Fault::StampsNotWritten,
+        Fault::DurableNotNoted,
+        Fault::DurableWithoutSync,
+        Fault::NoSuspects,
+        Fault::FlushNotSynced,
+        Fault::FlushSharesOldSync,
+        Fault::SettledTooNew,
+    ] {
+        let workload = Workload {
+            faults: FaultSet::of(fault),
+            ..Workload::default()
+        };
+        let (mut start, seed) = (Start::fresh(), seed());
+        let mut found = false;
+        // The first run has nothing to recover from.
+        for generation in 0..4 {
+            let (outcome, left) = run(workload, start, 1000, seed.wrapping_add(generation));
+            found |= !outcome.violations.is_empty();
+            start = left;
+            if found {
+                break;
+            }
+        }
+        eprintln!("{}: {}", fault.name(), if found { "found" } else { "MISSED" });
+        if !found {
+            missed.push(fault.name());
+        }
+    }
+    assert!(missed.is_empty(), "missed: {missed:?}");
+}

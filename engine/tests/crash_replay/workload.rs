@@ -10,6 +10,7 @@ use bulkhead_engine::format::{MetaImage, ReplicaIdentity, Superblock};
 use bulkhead_engine::geometry::{ByteRange, Geometry};
 use bulkhead_engine::ids::{BootId, ClusterId, Epoch, NodeId, ReplicaId, VolumeId};
 use bulkhead_engine::io::{BlockDevice, BlockOp, Data, IoError};
+use bulkhead_engine::machine::FaultSet;
 use bulkhead_engine::node::{Node, Volume, VolumeConfig};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -49,6 +50,7 @@ pub fn config(epoch: Epoch) -> VolumeConfig {
 pub struct Workload {
     pub operations_per_thread: usize,
     pub swallow_syncs_of: Option<Which>,
+    pub faults: FaultSet,
 }
 
 impl Default for Workload {
@@ -56,6 +58,7 @@ impl Default for Workload {
         Self {
             operations_per_thread: 1000,
             swallow_syncs_of: None,
+            faults: FaultSet::NONE,
         }
     }
 }
@@ -65,6 +68,7 @@ impl Workload {
         Self {
             operations_per_thread: 200,
             swallow_syncs_of: None,
+            faults: FaultSet::NONE,
         }
     }
 }
@@ -135,7 +139,11 @@ pub fn record(workload: Workload, start: Start, seed: u64) -> Recording {
     let meta_file = record(Which::Meta, &start.meta);
     let files = ReplicaFiles::load(data_file, meta_file, &identity(), "memory".as_ref()).unwrap();
     let node = Node::start_under(start.boot()).unwrap();
-    let volume = Volume::open_on(&node, config(start.epoch()), files).unwrap();
+    let config = VolumeConfig {
+        faults: workload.faults,
+        ..config(start.epoch())
+    };
+    let volume = Volume::open_on(&node, config, files).unwrap();
     let serving = recorder.mark();
 
     // No value is used twice, also not by another run.
