@@ -5,8 +5,8 @@
 //!
 //! **One block write.** A front end's thread calls [`Volume::submit`](crate::io::BlockDevice::submit): it takes a
 //! permit, steps the primary under its lock, hands what that sends to the local replica's machine, unlocks, and does
-//! the write that comes out, on the same thread, up to the front end's completion. What waits for the disk by its nature (syncs,
-//! metadata commits) runs on the [`Node`]'s threads, and goes on from there in the same way. One timer thread wakes
+//! the write that comes out, on the same thread, up to the front end's completion. What waits for the disk (syncs,
+//! metadata commits, reads of what the page cache does not hold) runs on the [`Node`]'s threads, and goes on from there in the same way. One timer thread wakes
 //! machines that asked for it; it never touches a disk.
 //!
 //! A step runs under a machine's lock; its actions are executed after unlocking, except those whose order counts: what is

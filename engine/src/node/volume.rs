@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use uuid::Uuid;
 
 use super::counters::{Counters, Kind};
-use super::drive::{Core, Pending, Waiting};
+use super::drive::{Core, Pending, Turnstile, Waiting};
 use super::executor::Lane;
 use super::local::{LocalReplica, describe};
 use super::permits::Permits;
@@ -25,8 +25,10 @@ use crate::machine::record::ChangeId;
 use crate::machine::replica::ReplicaConfig;
 use crate::machine::{FaultSet, MemberState, Primary, Record, RecordReplica};
 
-/// Threads that one volume keeps busy with syncs and checkpoints at most.
-const LANE: usize = 4;
+/// Threads that one volume keeps busy with syncs of its two files at most: the machine has one of each under way.
+const SYNCS: usize = 2;
+/// Threads that one volume keeps busy at most with requests that wait for the disk: how deep the disk's queue gets.
+const DATA: usize = 16;
 /// How much longer than the machine's own deadlines the shell waits before it takes the machine for stuck.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -99,6 +101,12 @@ enum Life {
     Ended(EndReason),
 }
 
+/// The volume's shares of the node's threads. Syncs have their own: they are what everyone waits for.
+pub(super) struct Lanes {
+    pub(super) syncs: Lane,
+    pub(super) data: Lane,
+}
+
 /// An attached volume.
 pub struct Volume {
     identity: ReplicaIdentity,
@@ -113,7 +121,8 @@ pub struct Volume {
     counters: Counters,
     pub(super) core: Mutex<Core>,
     pub(super) local: LocalReplica,
-    pub(super) lane: Lane,
+    pub(super) lanes: Lanes,
+    pub(super) turnstile: Turnstile,
     pub(super) node: Arc<Node>,
     pub(super) timer_owner: u64,
     pub(super) myself: Weak<Volume>,
@@ -212,8 +221,12 @@ impl Volume {
             counters: Counters::default(),
             core: Mutex::new(Core::new(primary)),
             local,
-            lane: node.executor.lane(LANE),
+            lanes: Lanes {
+                syncs: node.executor.lane(SYNCS),
+                data: node.executor.lane(DATA),
+            },
             node: node.clone(),
+            turnstile: Turnstile::default(),
             timer_owner: node.timers.new_owner(),
             myself: myself.clone(),
         });
