@@ -199,9 +199,18 @@ impl Volume {
         });
     }
 
-    /// Takes a request of the front end.
+    /// Takes a request of the front end, whose thread may do what comes of it.
     pub(super) fn enter(&self, op: Op<Data>, pending: Pending) {
-        self.round(Disk::MayWait, |todo| {
+        self.begin_op(Disk::MayWait, op, pending);
+    }
+
+    /// Takes a request, and does not wait for the disk whatever it is.
+    pub(super) fn enter_without_waiting(&self, op: Op<Data>, pending: Pending) {
+        self.begin_op(Disk::MayTouch, op, pending);
+    }
+
+    fn begin_op(&self, disk: Disk, op: Op<Data>, pending: Pending) {
+        self.round(disk, |todo| {
             let mut core = self.core.lock();
             let id = core.pending.insert(pending);
             self.step(&mut core, Event::Submit { id, op }, todo);

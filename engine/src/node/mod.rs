@@ -13,6 +13,7 @@
 //! sent to the local replica reaches it in the order of sending, and timers are set in the order of asking.
 
 mod clock;
+mod config;
 mod counters;
 mod drive;
 mod executor;
@@ -33,9 +34,10 @@ use crate::disk::{self, DiskError};
 use crate::ids::{BootId, ReplicaId, VolumeId};
 use crate::machine::primary::EndReason;
 
+pub use config::{OnEnded, VolumeConfig};
 pub use counters::Served;
 pub use status::{ReplicaStatus, VolumeState, VolumeStatus};
-pub use volume::{OnEnded, Volume, VolumeConfig};
+pub use volume::Volume;
 
 use executor::Executor;
 use timer::Timers;
