@@ -372,7 +372,7 @@ impl World {
             NodeEv::Watch(record, revision) => {
                 if let Some(term) = self.nodes[node].host.as_ref().map(|host| host.term) {
                     let record = *record;
-                    self.to_primary(node, term, primary::Event::Record { record, revision });
+                    self.to_primary(node, term, primary::Event::Watched { record, revision });
                 }
             }
             NodeEv::Op(term) => self.work(node, term),

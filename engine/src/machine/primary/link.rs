@@ -273,7 +273,10 @@ impl<P: Payload> Primary<P> {
         }
         match sent.purpose {
             Purpose::Op { place, count } => self.op_answered(peer, (place, count), reply, out),
-            Purpose::Ping => self.peers[peer].ping_out = false,
+            Purpose::Ping => {
+                self.peers[peer].ping_out = false;
+                self.stirred |= self.phase == Phase::Opening;
+            }
             Purpose::Nothing => {}
             Purpose::Raise(epoch) => {
                 if let Some(raising) = &mut self.raising

@@ -243,6 +243,10 @@ impl<P: Payload> Primary<P> {
                 self.resolve_doubt(Some(epoch), out);
                 self.stirred = true;
             }
+            Event::Watched { record, revision } => {
+                self.record_seen(record, revision, out);
+                self.stirred = true;
+            }
             Event::RecordUnreachable => self.resolve_doubt(None, out),
             Event::Release => self.release(out),
             Event::Timer => {
@@ -426,8 +430,14 @@ impl<P: Payload> Primary<P> {
             return;
         }
         if self.converged {
-            if self.now >= self.serve_after || self.config.faults.has(Fault::WaitIgnored) {
+            if self.now < self.serve_after && !self.config.faults.has(Fault::WaitIgnored) {
+                return;
+            }
+            // A process that was frozen meanwhile may have been replaced: the same check as for a read.
+            if self.leases_hold() || self.config.faults.has(Fault::LeaseIgnored) {
                 self.serve(out);
+            } else {
+                self.ask_for_leases(out);
             }
         } else if self.converge.is_none() && self.copies.is_empty() {
             self.begin_convergence(out);
