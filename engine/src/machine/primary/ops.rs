@@ -233,7 +233,11 @@ impl<P: Payload> Primary<P> {
     fn leave_for_space(&mut self, place: u32, full: Peers, out: &mut Vec<Action<P>>) -> bool {
         let counted = self.counted();
         let mut leaving = full & counted;
-        if self.ops.get(place).is_none_or(|pending| pending.done & counted == 0) {
+        if self
+            .ops
+            .get(place)
+            .is_none_or(|pending| pending.done & counted == 0)
+        {
             let stays = each(leaving).max_by_key(|&peer| self.peers[peer].local);
             leaving &= !stays.map_or(0, bit);
         }
