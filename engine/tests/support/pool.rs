@@ -6,6 +6,7 @@ use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::statvfs::statvfs;
 use tempfile::TempDir;
 
 /// A mounted file system, unmounted when this goes.
@@ -18,7 +19,7 @@ pub struct Pool {
 impl Pool {
     /// Makes and mounts one; says so and gives none without root.
     pub fn make(kind: &str, mib: u64) -> Option<Self> {
-        Self::make_in(TempDir::new().unwrap(), kind, mib)
+        Self::make_in(fast_place(), kind, mib)
     }
 
     /// As [`make`](Self::make), with its image in a directory of another pool.
@@ -81,6 +82,16 @@ impl Drop for Pool {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-q").arg(self.dir()).status();
     }
+}
+
+/// A directory in memory if there is plenty, else on disk: what is tested is not how fast the machine's disk is.
+fn fast_place() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    match statvfs(memory) {
+        Ok(found) if found.blocks_available() * found.fragment_size() >= 4 << 30 => TempDir::new_in(memory),
+        _ => TempDir::new(),
+    }
+    .unwrap()
 }
 
 /// Moves this thread to mounts of its own: a namespace that some other process makes meanwhile would copy the mount, and
