@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::options::VolumeRequest;
+use crate::options::{IoPriority, VolumeRequest};
 
 /// Why a request about a volume was not carried out. The message is for a person: it names the volume and says what
 /// to do.
@@ -26,6 +26,9 @@ pub enum ServiceError {
     /// What was asked for cannot be.
     #[error("{0}")]
     Invalid(String),
+    /// There is no such thing, and it is not a volume.
+    #[error("{0}")]
+    NoSuch(String),
     /// There is no room for it.
     #[error("{0}")]
     NoSpace(String),
@@ -45,6 +48,7 @@ pub struct VolumeView {
     /// Its identity.
     pub id: String,
     /// When it was created.
+    #[serde(with = "rfc3339")]
     pub created_at: SystemTime,
     /// Where it is mounted on this node.
     pub mountpoint: Option<PathBuf>,
@@ -99,7 +103,91 @@ pub struct AttachedView {
     /// Name of the node.
     pub node: String,
     /// Since when, if it is known.
+    #[serde(with = "rfc3339::option")]
     pub since: Option<SystemTime>,
+}
+
+/// What a person wants as a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolRequest {
+    /// A block device, or a file that is made if it does not exist.
+    pub device: PathBuf,
+    /// Size of a file that is made, in bytes.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// How fast it is; found out if it is not given.
+    #[serde(default)]
+    pub priority: Option<IoPriority>,
+}
+
+/// A pool, as the faces show it. Sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolView {
+    /// Its identity.
+    pub id: String,
+    /// The device or file.
+    pub device: PathBuf,
+    /// What it is made of: ssd, hdd, …
+    pub medium: String,
+    /// How fast it is.
+    pub priority: String,
+    /// What it can hold.
+    pub capacity: u64,
+    /// What its volumes may grow to; may be more than the capacity.
+    pub promised: u64,
+    /// What they take now.
+    pub used: u64,
+    /// What is free on its disk.
+    pub free: u64,
+    /// Number of replicas on it.
+    pub replicas: usize,
+    /// Whether it can be used.
+    pub healthy: bool,
+    /// Its state in words.
+    pub status: String,
+}
+
+/// This node and all that it knows, on one screen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Version of the daemon.
+    pub version: String,
+    /// Name of the node.
+    pub node: String,
+    /// Its identity.
+    pub node_id: String,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// The store, without secrets.
+    pub store: String,
+    /// Since when the daemon runs.
+    #[serde(with = "rfc3339")]
+    pub started_at: SystemTime,
+    /// Whether everything is all right.
+    pub healthy: bool,
+    /// What is wrong and what to do, one sentence each.
+    pub problems: Vec<String>,
+    /// Pools of this node.
+    pub pools: Vec<PoolView>,
+    /// Number of volumes by state.
+    pub volumes: BTreeMap<String, usize>,
+}
+
+/// This node and its pools.
+#[async_trait]
+pub trait NodeService: Send + Sync + 'static {
+    /// How things are. Answers at once.
+    async fn status(&self) -> Result<StatusView, ServiceError>;
+
+    /// The pools of this node.
+    async fn pools(&self) -> Result<Vec<PoolView>, ServiceError>;
+
+    /// Makes a pool. Refused if the device holds something or is in use.
+    async fn add_pool(&self, request: &PoolRequest) -> Result<PoolView, ServiceError>;
+
+    /// Takes a pool out of use. Refused while it holds replicas.
+    async fn remove_pool(&self, id: &str) -> Result<(), ServiceError>;
 }
 
 /// The life of volumes on this node. Every call is idempotent and ends in bounded time; two calls about one volume
@@ -127,4 +215,44 @@ pub trait VolumeService: Send + Sync + 'static {
 
     /// All volumes, by name. Answers at once.
     async fn list(&self) -> Result<Vec<VolumeView>, ServiceError>;
+}
+
+/// Moments as people and programs both read them.
+mod rfc3339 {
+    use std::time::SystemTime;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(moment: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_seconds(*moment))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_rfc3339(&text).map_err(D::Error::custom)
+    }
+
+    pub(super) mod option {
+        use std::time::SystemTime;
+
+        use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            moment: &Option<SystemTime>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            match moment {
+                Some(moment) => super::serialize(moment, serializer),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<SystemTime>, D::Error> {
+            let text = Option::<String>::deserialize(deserializer)?;
+            text.map(|text| humantime::parse_rfc3339(&text).map_err(D::Error::custom))
+                .transpose()
+        }
+    }
 }
