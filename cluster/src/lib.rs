@@ -1,1 +1,8 @@
-//! (skeleton)
+//! The control plane's memory: what exists in a cluster and who holds what. Everything here goes through a
+//! [`store::Store`]; nothing here touches a disk of a volume, a mount or Docker.
+//!
+//! - [`store`]: the trait that etcd, Consul and the embedded SQLite implement, and a watcher without gaps.
+//! - [`sqlite`]: the embedded store of a single node.
+
+pub mod sqlite;
+pub mod store;
