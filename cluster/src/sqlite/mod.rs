@@ -55,6 +55,18 @@ impl Sqlite {
         })
     }
 
+    /// The same file with another prefix: several clusters' keys may lie in one, as tests want it.
+    #[must_use]
+    pub fn with_prefix(&self, prefix: &str) -> Self {
+        Self {
+            path: self.path.clone(),
+            prefix: prefix.to_owned(),
+            access: Arc::clone(&self.access),
+            worker: self.worker.clone(),
+            log: self.log.clone(),
+        }
+    }
+
     /// Forgets the history of changes before a revision; watches that are further behind list again.
     pub async fn compact(&self, before: Revision) -> Result<(), StoreError> {
         self.worker

@@ -10,6 +10,7 @@ use crate::store::{Batch, Changes, Event, Revision, StoreError};
 const BATCH: usize = 500;
 
 /// Where new revisions are told.
+#[derive(Clone)]
 pub(super) struct Log(watch::Receiver<u64>);
 
 impl Log {
