@@ -3,6 +3,8 @@
 //!
 //! - [`store`]: the trait that etcd, Consul and the embedded SQLite implement, and a watcher without gaps.
 //! - [`sqlite`]: the embedded store of a single node.
+//! - [`schema`]: the keys and records.
 
+pub mod schema;
 pub mod sqlite;
 pub mod store;
