@@ -123,7 +123,10 @@ pub enum ReplicaState {
         tick: Tick,
     },
     /// Gets every write, and is being brought up to date; it is not a member until a swap makes it one.
-    Rebuilding,
+    Rebuilding {
+        /// The settled tick when it was left behind; zero for one that never held anything.
+        tick: Tick,
+    },
     /// To be removed from its node's disk.
     Removing,
 }
