@@ -4,8 +4,10 @@
 //! - [`store`]: the trait that etcd, Consul and the embedded SQLite implement, and a watcher without gaps.
 //! - [`sqlite`]: the embedded store of a single node.
 //! - [`schema`]: the keys and records.
+//! - [`placement`]: where a volume's replicas go.
 //! - [`volumes`]: the life of a volume as changes of its record, and who may attach it.
 
+pub mod placement;
 pub mod records;
 pub mod schema;
 pub mod sqlite;

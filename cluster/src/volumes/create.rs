@@ -82,6 +82,11 @@ impl NewVolume {
     pub fn id(&self) -> VolumeId {
         self.record.id
     }
+
+    /// The record as it will be.
+    pub fn into_record(self) -> VolumeRecord {
+        self.record
+    }
 }
 
 /// What came of the wish to make a volume.
