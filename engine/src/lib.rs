@@ -15,5 +15,6 @@
 //! | `node` | the shell around the machines: turns their actions into disk, link and store calls |
 
 pub mod geometry;
+pub mod host;
 pub mod ids;
 pub mod io;

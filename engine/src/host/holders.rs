@@ -1,0 +1,80 @@
+//! Who still uses a device after it was unmounted here: mount namespaces of containers keep copies of mounts.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::loopdev;
+use super::mountinfo::MountInfo;
+
+/// A process in whose mount namespace the device is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The first process found in that namespace.
+    pub pid: u32,
+    /// Its name.
+    pub name: String,
+    /// Where it is mounted there.
+    pub target: PathBuf,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} ({}) at {}", self.pid, self.name, self.target.display())
+    }
+}
+
+/// All of them as a part of a sentence.
+pub(crate) fn describe(holders: &[Holder]) -> String {
+    if holders.is_empty() {
+        return "a process that has it open".into();
+    }
+    holders.iter().map(Holder::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Holder {
+    /// The mount point as this process can reach it.
+    pub(crate) fn reach(&self) -> PathBuf {
+        let below = self.target.strip_prefix("/").unwrap_or(&self.target);
+        Path::new("/proc").join(self.pid.to_string()).join("root").join(below)
+    }
+}
+
+/// The holders of a loop device, one for each mount in each namespace. Asks no file system, only the kernel's tables.
+pub(crate) fn of_loop(number: u32, device: &Path) -> Vec<Holder> {
+    let mut seen = HashSet::new();
+    let mut holders = Vec::new();
+    for pid in pids() {
+        let process = Path::new("/proc").join(pid.to_string());
+        // A process may end while it is looked at.
+        let Ok(namespace) = fs::read_link(process.join("ns/mnt")) else {
+            continue;
+        };
+        if !seen.insert(namespace) {
+            continue;
+        }
+        let mounts = MountInfo::read(&process.join("mountinfo")).unwrap_or_default();
+        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+        holders.extend(
+            mounts
+                .into_iter()
+                .filter(|mount| mount.is_of(loopdev::MAJOR, number, device))
+                .map(|mount| Holder {
+                    pid,
+                    name: name.trim().to_owned(),
+                    target: mount.target,
+                }),
+        );
+    }
+    holders
+}
+
+fn pids() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect()
+}
