@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use bulkhead_cluster::schema::IoPriority;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::options::{IoPriority, VolumeRequest};
+use crate::options::VolumeRequest;
 
 /// Why a request about a volume was not carried out. The message is for a person: it names the volume and says what
 /// to do.

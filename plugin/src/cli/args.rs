@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+use bulkhead_cluster::schema::IoPriority;
 use clap_complete::Shell;
 
 use crate::config::{Flags, describe, flag, settings};
-use crate::options::{IoPriority, parse_size};
+use crate::options::parse_size;
 
 /// Highly available volumes for Docker and Swarm.
 #[derive(Debug, Parser)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::options::{FileSystem, InlineSpec, IoPriority, VolumeRequest, format_size};
+use crate::options::{InlineSpec, VolumeRequest, format_size};
 use crate::service::VolumeView;
 
 /// The Status of a volume that was asked for by `spec` and is mounted by `users` containers.
@@ -78,16 +78,8 @@ pub(crate) fn as_request(view: &VolumeView) -> VolumeRequest {
     VolumeRequest {
         size: Some(view.size),
         repl: Some(view.repl),
-        fs: match view.fs.as_str() {
-            "ext4" => Some(FileSystem::Ext4),
-            "xfs" => Some(FileSystem::Xfs),
-            "btrfs" => Some(FileSystem::Btrfs),
-            _ => None,
-        },
-        io_priority: view
-            .io_priority
-            .as_deref()
-            .and_then(|priority| priority.parse::<IoPriority>().ok()),
+        fs: view.fs.parse().ok(),
+        io_priority: view.io_priority.as_deref().and_then(|priority| priority.parse().ok()),
         class: view.class.clone(),
         nodes: view.nodes.clone(),
         labels: view.labels.clone(),

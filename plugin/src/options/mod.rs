@@ -9,8 +9,8 @@ mod values;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 
+use bulkhead_cluster::schema::{Fs, IoPriority};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -27,7 +27,7 @@ pub struct VolumeRequest {
     /// Number of replicas.
     pub repl: Option<u8>,
     /// File system.
-    pub fs: Option<FileSystem>,
+    pub fs: Option<Fs>,
     /// Medium of the pools.
     pub io_priority: Option<IoPriority>,
     /// Storage class.
@@ -42,78 +42,12 @@ pub struct VolumeRequest {
     pub mkfs_options: Option<String>,
 }
 
-/// The file systems that a volume may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FileSystem {
-    /// The default.
-    Ext4,
-    /// XFS.
-    Xfs,
-    /// Btrfs.
-    Btrfs,
-}
-
-impl FileSystem {
-    /// Its name, as mount knows it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ext4 => "ext4",
-            Self::Xfs => "xfs",
-            Self::Btrfs => "btrfs",
-        }
-    }
-
-    /// The smallest volume on which it can be made, in bytes.
-    pub const fn smallest(self) -> u64 {
-        match self {
-            Self::Ext4 => 16 << 20,
-            Self::Xfs => 300 << 20,
-            Self::Btrfs => 128 << 20,
-        }
-    }
-}
-
-impl fmt::Display for FileSystem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// How fast a medium is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IoPriority {
-    /// Fast: flash.
-    High,
-    /// In between.
-    Medium,
-    /// Slow: turning disks.
-    Low,
-}
-
-impl IoPriority {
-    /// Its name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::High => "high",
-            Self::Medium => "medium",
-            Self::Low => "low",
-        }
-    }
-}
-
-impl fmt::Display for IoPriority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for IoPriority {
-    type Err = OptionError;
-
-    fn from_str(value: &str) -> Result<Self, OptionError> {
-        values::io_priority("priority", value)
+/// The smallest volume on which a file system can be made, in bytes.
+pub const fn smallest(fs: Fs) -> u64 {
+    match fs {
+        Fs::Ext4 => 16 << 20,
+        Fs::Xfs => 300 << 20,
+        Fs::Btrfs => 128 << 20,
     }
 }
 
@@ -212,14 +146,14 @@ pub fn parse<'a>(
 impl VolumeRequest {
     /// What no option alone shows.
     fn check_together(&self) -> Result<(), OptionError> {
-        let fs = self.fs.unwrap_or(FileSystem::Ext4);
+        let fs = self.fs.unwrap_or(Fs::Ext4);
         match self.size {
-            Some(size) if size < fs.smallest() => Err(OptionError::Value {
+            Some(size) if size < smallest(fs) => Err(OptionError::Value {
                 key: "size".to_owned(),
                 value: format_size(size),
                 why: format!(
                     "{fs} needs a volume of at least {}; ask for that, or for another file system with fs=",
-                    format_size(fs.smallest())
+                    format_size(smallest(fs))
                 ),
             }),
             _ => Ok(()),
@@ -262,7 +196,7 @@ impl VolumeRequest {
             "fs",
             self.fs.as_ref(),
             actual.fs.as_ref(),
-            FileSystem::to_string,
+            Fs::to_string,
         );
         differ(
             &mut drift,

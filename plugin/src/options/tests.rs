@@ -66,7 +66,7 @@ fn the_table_of_options() -> Result<(), OptionErrors> {
     ])?;
     assert_eq!(request.size, Some(10 << 30));
     assert_eq!(request.repl, Some(3));
-    assert_eq!(request.fs, Some(FileSystem::Xfs));
+    assert_eq!(request.fs, Some(Fs::Xfs));
     assert_eq!(request.io_priority, Some(IoPriority::High));
     assert_eq!(request.class.as_deref(), Some("gold"));
     assert_eq!(request.nodes, ["n1", "n2", "n3"]);

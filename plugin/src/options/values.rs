@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{FileSystem, IoPriority, OptionError};
+use bulkhead_cluster::schema::{Fs, IoPriority};
+
+use super::OptionError;
 
 /// More replicas than this serve nobody.
 pub(super) const MAX_REPL: u8 = 8;
@@ -43,22 +45,14 @@ pub(super) fn repl(key: &str, value: &str) -> Result<u8, OptionError> {
     }
 }
 
-pub(super) fn file_system(key: &str, value: &str) -> Result<FileSystem, OptionError> {
-    match value.to_ascii_lowercase().as_str() {
-        "ext4" => Ok(FileSystem::Ext4),
-        "xfs" => Ok(FileSystem::Xfs),
-        "btrfs" => Ok(FileSystem::Btrfs),
-        _ => Err(bad(key, value, "the file system is ext4, xfs or btrfs")),
-    }
+pub(super) fn file_system(key: &str, value: &str) -> Result<Fs, OptionError> {
+    value.parse().map_err(|_| bad(key, value, "the file system is ext4, xfs or btrfs"))
 }
 
 pub(super) fn io_priority(key: &str, value: &str) -> Result<IoPriority, OptionError> {
-    match value.to_ascii_lowercase().as_str() {
-        "high" | "3" => Ok(IoPriority::High),
-        "medium" | "2" => Ok(IoPriority::Medium),
-        "low" | "1" => Ok(IoPriority::Low),
-        _ => Err(bad(key, value, "the priority is high, medium or low (3, 2, 1)")),
-    }
+    value
+        .parse()
+        .map_err(|_| bad(key, value, "the priority is high, medium or low (3, 2, 1)"))
 }
 
 fn is_word(text: &str) -> bool {
