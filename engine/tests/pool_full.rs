@@ -1,6 +1,6 @@
 //! A pool without room, on real file systems: writes get "no space", what is there stays sound, and space that a
 //! discard gives back can be used again. Needs root for the mounts; without, it says so and checks nothing.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 use std::path::Path;
 use std::process::Command;
@@ -103,7 +103,7 @@ fn fill_and_recover(kind: &str, mib: u64) {
         volume: VolumeId::from_u128(2),
         replica: ReplicaId::from_u128(3),
     };
-    disk::create(&dir, identity, Geometry::for_size(2 * mib << 20).unwrap()).unwrap();
+    disk::create(&dir, identity, Geometry::for_size((2 * mib) << 20).unwrap()).unwrap();
     let node = Node::start().unwrap();
     let open = |epoch| {
         let config = VolumeConfig {

@@ -1,6 +1,6 @@
 //! The files of a replica on a real file system: created whole or not at all, opened once and only as whom they
 //! are, removed whole.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;

@@ -1,5 +1,5 @@
 //! The real volume on real files: what it serves, how it fails, and what a killed process leaves.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod support;
 

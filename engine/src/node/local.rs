@@ -5,7 +5,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -20,6 +21,9 @@ use super::{Claim, clock};
 
 /// Free bytes below which a pool that has refused a write still counts as full, if a twentieth of the pool is not less.
 const FULL_BELOW: u64 = 64 << 20;
+
+/// How often a closing looks whether the last operation is done.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 struct Files {
     data: Arc<dyn BlockFile>,
@@ -171,10 +175,14 @@ impl LocalReplica {
         guard.as_ref()?.data.allocated().ok()
     }
 
-    /// Closes the files once no operation is under way on them, and with them gives the lock on the replica back.
-    /// Whether that came about within `patience`.
+    /// Closes the files once the machine has nothing under way on them (a failure is noted on disk even after everyone
+    /// was told of it), and with them gives the lock on the replica back. Whether that came about within `patience`.
     pub(super) fn close(&self, patience: Duration) -> bool {
-        match self.files.try_write_for(patience) {
+        let until = Instant::now() + patience;
+        while !self.machine.lock().replica.is_quiet() && Instant::now() < until {
+            thread::sleep(LOOK_AGAIN);
+        }
+        match self.files.try_write_until(until) {
             Some(mut files) => {
                 *files = None;
                 true

@@ -23,7 +23,7 @@ use crate::io::{BlockDevice, BlockOp, Completion, IoError};
 use crate::machine::primary::{EndReason, Event, Op, PrimaryConfig, Revision};
 use crate::machine::record::ChangeId;
 use crate::machine::replica::ReplicaConfig;
-use crate::machine::{MemberState, Primary, Record, RecordReplica};
+use crate::machine::{FaultSet, MemberState, Primary, Record, RecordReplica};
 
 /// Threads that one volume keeps busy with syncs and checkpoints at most.
 const LANE: usize = 4;
@@ -62,6 +62,8 @@ pub struct VolumeConfig {
     pub max_set_regions: usize,
     /// How often the volume's tick is raised while there are writes.
     pub tick_interval: Duration,
+    /// Deliberate faults, for tests.
+    pub faults: FaultSet,
     /// Told when the volume ends by itself.
     pub on_ended: Option<OnEnded>,
 }
@@ -83,6 +85,7 @@ impl VolumeConfig {
             region_idle: Duration::from_secs(10),
             max_set_regions: 1024,
             tick_interval: Duration::from_secs(1),
+            faults: FaultSet::NONE,
             on_ended: None,
         }
     }
@@ -160,13 +163,19 @@ impl Volume {
             checkpoint_interval: config.checkpoint_interval,
             region_idle: config.region_idle,
             max_set_regions: config.max_set_regions,
+            faults: config.faults,
             ..ReplicaConfig::new(node.boot, incarnation)
         };
         let geometry = superblock.geometry;
         let primary_config = PrimaryConfig {
             io_timeout: config.io_timeout,
             tick_interval: config.tick_interval,
+            faults: config.faults,
             ..PrimaryConfig::new(identity.cluster, volume, config.node, geometry)
+        };
+        let primary_config = PrimaryConfig {
+            beat: primary_config.beat.min(config.tick_interval),
+            ..primary_config
         };
         // A primary of this node is gone for sure: it held the lock that is ours now. Its lease has run out, then.
         let loaded_at = if config.foreign_lease {
@@ -189,7 +198,7 @@ impl Volume {
             },
         };
         let mut actions = Vec::new();
-        let primary = Primary::start(clock::now(), primary_config, record, Revision(0), &mut actions);
+        let primary = Primary::attach(clock::now(), primary_config, record, Revision(0), &mut actions);
         let this = Arc::new_cyclic(|myself: &Weak<Self>| Self {
             identity,
             epoch: config.epoch,

@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use bulkhead_engine::disk::{BlockFile, ReplicaFiles};
 use bulkhead_engine::format::{MetaImage, MetaLayout};
 use bulkhead_engine::geometry::{ByteRange, Chunk, Region};
-use bulkhead_engine::ids::{BootId, Epoch, Tick};
+use bulkhead_engine::ids::{Epoch, Tick};
 use bulkhead_engine::io::BlockOp;
 use bulkhead_engine::node::{Node, Volume};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::oracle::{History, Write, value_in};
+use crate::oracle::{History, value_in};
 use crate::support::cut::{CutFile, Replay, SECTOR};
 use crate::support::recording::{Event, Which};
-use crate::workload::{EPOCH, Recording, SIZE, USED_SECTORS, config, identity, submit};
+use crate::workload::{Recording, Start, USED_SECTORS, config, geometry, identity, submit, used_sectors};
 
 /// What is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +35,8 @@ pub enum Rule {
     UnsettledIsKnown,
     /// P1: an acknowledged flush survives; no sector is older than it, or holds what nobody wrote.
     FlushedSurvives,
+    /// D4: what was suspect or unsettled at a power cut stays known as such, whatever cuts the recovery short.
+    UnsettledStaysKnown,
     /// D4, section 6: what was suspect or unsettled bears the new epoch's stamp after the replica was opened again.
     SuspectIsRestamped,
     /// The replica opens, serves and closes after any cut.
@@ -53,6 +55,8 @@ pub struct Outcome {
     pub known_by_stamp: usize,
     /// Sectors with a write that the durable tick covered.
     pub covered_by_durable: usize,
+    /// Chunks that an earlier power cut had left suspect or unsettled.
+    pub unsettled_before: usize,
     /// Sectors whose newest acknowledged write is not there: it was not flushed, and may go.
     pub lost_unflushed: usize,
 }
@@ -72,13 +76,14 @@ impl fmt::Display for Outcome {
         write!(
             f,
             "{} cuts; sectors: {} had to survive, {} known by intent, {} by stamp, {} covered by the durable tick, \
-             {} lost an unflushed write",
+             {} lost an unflushed write; {} chunks unsettled from before",
             self.cuts,
             self.must_have_survived,
             self.known_by_intent,
             self.known_by_stamp,
             self.covered_by_durable,
-            self.lost_unflushed
+            self.lost_unflushed,
+            self.unsettled_before
         )?;
         for (rule, found) in &self.violations {
             write!(
@@ -92,24 +97,49 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Plays the recording, cutting the power at `cuts` places of it, and as often again right after a sync.
-pub fn replay(recording: &Recording, cuts: usize, seed: u64) -> Outcome {
+/// Plays the recording, cutting the power at `cuts` random places of it. Gives also what one of them has left.
+pub fn replay(recording: &Recording, cuts: usize, seed: u64) -> (Outcome, Start) {
     let mut rng = StdRng::seed_from_u64(seed);
     let events = &recording.events;
     let mut times = vec![0u32; events.len() + 1];
     for _ in 0..cuts {
         times[rng.random_range(0..=events.len())] += 1;
     }
+    let goes_on_at = rng.random_range(events.len() / 2..=events.len());
+    times[goes_on_at] += 1;
+    // The epoch has to be durable from here on, and soon is by the next checkpoint in any case.
+    times[recording.serving + 1] += 20;
+
+    let start = &recording.start;
+    let before = |sector: u64| {
+        let at = sector as usize * SECTOR;
+        value_in(sector, &start.data[at..at + SECTOR]).expect("the run before was sound")
+    };
+    let next = Start {
+        generation: start.generation + 1,
+        ..start.clone()
+    };
     let mut checker = Checker {
         recording,
-        histories: recording.asked.histories(),
-        node: Node::start_under(BootId::from_u128(11)).unwrap(),
+        histories: recording.asked.histories(used_sectors(), before),
+        unsettled_before: unsettled(&MetaImage::decode(&start.meta).expect("sound")),
+        node: Node::start_under(next.boot()).unwrap(),
+        epoch: next.epoch(),
         outcome: Outcome::default(),
     };
-    let mut replay = Replay::new(vec![0; SIZE as usize], recording.meta.clone());
-    for at in 0..=events.len() {
-        for _ in 0..times[at] {
+    checker.outcome.unsettled_before = checker.unsettled_before.len();
+    let mut replay = Replay::new(start.data.clone(), start.meta.clone());
+    let mut left = next;
+    for (at, times) in times.into_iter().enumerate() {
+        for _ in 0..times {
             let (data, meta) = replay.cut(&mut rng);
+            if at == goes_on_at {
+                left = Start {
+                    data: data.bytes(),
+                    meta: meta.bytes(),
+                    ..left
+                };
+            }
             checker.cut(at, data, meta);
         }
         if let Some(event) = events.get(at) {
@@ -117,14 +147,17 @@ pub fn replay(recording: &Recording, cuts: usize, seed: u64) -> Outcome {
             replay.step(event);
         }
     }
-    checker.outcome
+    (checker.outcome, left)
 }
 
 struct Checker<'a> {
     recording: &'a Recording,
-    histories: Vec<(u64, History)>,
-    /// The machine after the reboot.
+    histories: Vec<History>,
+    /// What the cut before this run had left suspect or unsettled.
+    unsettled_before: Vec<Chunk>,
+    /// The machine after the reboot, and the epoch then.
     node: Arc<Node>,
+    epoch: Epoch,
     outcome: Outcome,
 }
 
@@ -140,7 +173,7 @@ impl Checker<'_> {
             return;
         };
         let range = ByteRange::new(*offset, bytes.len() as u64);
-        for region in self.recording.geometry.regions_of(range) {
+        for region in geometry().regions_of(range) {
             let sector = MetaLayout::intent_sector_of(Region(region));
             let in_sector = region as usize % bulkhead_engine::format::REGIONS_PER_SECTOR;
             // Payload starts at byte 12 of a sector: docs/on-disk-format.md.
@@ -164,9 +197,20 @@ impl Checker<'_> {
             }
         };
         let image = files.image.clone();
-        if at > self.recording.serving && image.superblock.epoch < EPOCH {
+        if at > self.recording.serving && image.superblock.epoch < self.recording.start.epoch() {
             let how = format!("cut at {at}: epoch {} on disk", image.superblock.epoch);
             self.outcome.violated(Rule::EpochIsDurable, how);
+        }
+        for &chunk in &self.unsettled_before {
+            let known_by_bit =
+                !image.superblock.clean && image.intent.is_set(geometry().region_of_chunk(chunk));
+            let stamp = image.stamps.get(chunk);
+            let restamped = stamp >= Tick::first_of(self.recording.start.epoch());
+            if !known_by_bit && !restamped && stamp <= image.superblock.durable {
+                let how = format!("cut at {at}: {chunk:?} was unsettled before, and bears {stamp} now");
+                self.outcome.violated(Rule::UnsettledStaysKnown, how);
+                break;
+            }
         }
         let content = match self.reopen(files, &meta, &image) {
             Ok(content) => content,
@@ -185,11 +229,11 @@ impl Checker<'_> {
         meta: &Arc<CutFile>,
         image: &MetaImage,
     ) -> Result<Vec<(u64, Vec<u8>)>, String> {
-        let epoch = Epoch(EPOCH.0 + 1);
+        let epoch = self.epoch;
         let volume = Volume::open_on(&self.node, config(epoch), files).map_err(|error| error.to_string())?;
         let mut content = Vec::new();
-        for region in 0..self.recording.geometry.regions() {
-            let offset = u64::from(region) * self.recording.geometry.region_size();
+        for region in 0..geometry().regions() {
+            let offset = u64::from(region) * geometry().region_size();
             let range = ByteRange::new(offset, USED_SECTORS * SECTOR as u64);
             let data = submit(&volume, BlockOp::Read(range)).map_err(|error| error.to_string())?;
             content.push((
@@ -207,7 +251,10 @@ impl Checker<'_> {
         if !after.superblock.clean || after.superblock.epoch != epoch {
             return Err(format!("not closed cleanly in its epoch: {:?}", after.superblock));
         }
-        for chunk in unsettled(image, &self.recording.geometry) {
+        if !after.superblock.whole {
+            return Err("not whole, though its only member converged".into());
+        }
+        for chunk in unsettled(image) {
             if after.stamps.get(chunk) < Tick::first_of(epoch) {
                 let stamp = after.stamps.get(chunk);
                 let how = format!("{chunk:?} was unsettled, and bears stamp {stamp} after the reopening");
@@ -219,46 +266,47 @@ impl Checker<'_> {
     }
 
     fn content(&mut self, at: usize, image: &MetaImage, content: &[(u64, Vec<u8>)]) {
-        let geometry = &self.recording.geometry;
+        let geometry = geometry();
         let durable = image.superblock.durable;
         let flushed_up_to = self.recording.asked.flushed_up_to(at);
         let outcome = &mut self.outcome;
-        for (sector, history) in &self.histories {
-            let found = bytes_of(content, *sector);
-            let submitted = history.partition_point(|write| write.submitted < at);
-            let history = &history[..submitted];
-            // The last write that a flush covers; the value before any write is zero.
-            let lowest = history.iter().rposition(|write| write.acked < flushed_up_to);
+        for history in &self.histories {
+            let sector = history.sector;
+            let found = bytes_of(content, sector);
+            let submitted = history.writes.partition_point(|write| write.submitted < at);
+            let writes = &history.writes[..submitted];
+            // The last write that a flush covers; the value from before the run is allowed without one.
+            let lowest = writes.iter().rposition(|write| write.acked < flushed_up_to);
             outcome.must_have_survived += usize::from(lowest.is_some());
             let is = format_args!("cut at {at}, sector {sector}");
 
             let allowed = lowest.map_or(0, |lowest| lowest + 1)..=submitted;
-            let places = places_of(value_in(*sector, found), history, allowed.clone());
+            let places = places_of(value_in(sector, found), history, allowed.clone());
             let Some((oldest, newest)) = places else {
-                let value = value_in(*sector, found);
+                let value = value_in(sector, found);
                 let how = format!("{is}: value {value:?}, not one of {allowed:?} of {history:?}");
                 outcome.violated(Rule::FlushedSurvives, how);
                 continue;
             };
-            let last_acked = history
+            let last_acked = writes
                 .iter()
                 .rposition(|write| write.acked < at)
                 .map_or(0, |acked| acked + 1);
             outcome.lost_unflushed += usize::from(newest < last_acked);
 
-            let covered = history
+            let covered = writes
                 .iter()
                 .rposition(|write| write.acked < at && write.tick_after <= durable);
             outcome.covered_by_durable += usize::from(covered.is_some());
             if let Some(covered) = covered.filter(|&covered| newest < covered + 1) {
                 let how = format!(
                     "{is}: durable {durable} covers {:?}, found write {newest}",
-                    history[covered]
+                    writes[covered]
                 );
                 outcome.violated(Rule::DurableIsOnDisk, how);
             }
 
-            let is_newer = oldest > 0 && history[oldest - 1].tick_before > durable;
+            let is_newer = oldest > 0 && writes[oldest - 1].tick_before > durable;
             if is_newer {
                 let offset = sector * SECTOR as u64;
                 let range = ByteRange::new(offset, SECTOR as u64);
@@ -270,7 +318,7 @@ impl Checker<'_> {
                 if !set && !stamped {
                     let how = format!(
                         "{is}: {:?} is newer than {durable}, and unknown",
-                        history[oldest - 1]
+                        writes[oldest - 1]
                     );
                     outcome.violated(Rule::UnsettledIsKnown, how);
                 }
@@ -280,10 +328,11 @@ impl Checker<'_> {
 }
 
 /// Chunks that the metadata calls suspect or later than the durable tick.
-fn unsettled(image: &MetaImage, geometry: &bulkhead_engine::geometry::Geometry) -> Vec<Chunk> {
+fn unsettled(image: &MetaImage) -> Vec<Chunk> {
     if image.superblock.clean {
         return Vec::new();
     }
+    let geometry = geometry();
     let suspect = image
         .intent
         .iter_set()
@@ -303,15 +352,14 @@ fn bytes_of(content: &[(u64, Vec<u8>)], sector: u64) -> &[u8] {
     &bytes[start..start + SECTOR]
 }
 
-/// Which writes may have left this value, the oldest and the newest, counted from 1; 0 is the state before any. Only for
-/// zeroes are there several.
+/// After how many writes a sector may have had this value, the least and the most. They differ for zeroes only.
 fn places_of(
     value: Option<u64>,
-    history: &[Write],
+    history: &History,
     allowed: RangeInclusive<usize>,
 ) -> Option<(usize, usize)> {
     let value = value?;
-    let holds = |place: &usize| value == if *place == 0 { 0 } else { history[*place - 1].value };
+    let holds = |place: &usize| value == history.value_after(*place);
     let oldest = allowed.clone().find(holds)?;
     let newest = allowed.rev().find(holds)?;
     Some((oldest, newest))

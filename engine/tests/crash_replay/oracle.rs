@@ -1,5 +1,7 @@
 //! What was asked of the volume and when it was acknowledged, and with it which content each sector may have.
 
+use std::collections::BTreeMap;
+
 use bulkhead_engine::geometry::ByteRange;
 use bulkhead_engine::ids::Tick;
 
@@ -25,7 +27,22 @@ pub struct Flush {
 }
 
 /// One sector's writes in the order in which they took effect: nobody writes to a sector twice at the same time.
-pub type History = Vec<Write>;
+#[derive(Clone, Debug)]
+pub struct History {
+    pub sector: u64,
+    /// What it held before the first of them.
+    pub before: u64,
+    pub writes: Vec<Write>,
+}
+
+impl History {
+    /// The value after so many writes.
+    pub fn value_after(&self, writes: usize) -> u64 {
+        writes
+            .checked_sub(1)
+            .map_or(self.before, |last| self.writes[last].value)
+    }
+}
 
 /// All that was asked.
 #[derive(Default)]
@@ -35,17 +52,31 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Each sector's history.
-    pub fn histories(&self) -> Vec<(u64, History)> {
-        let mut by_sector = std::collections::BTreeMap::<u64, History>::new();
+    /// The history of each of these sectors; `before` tells what one held at the start.
+    pub fn histories(&self, sectors: impl Iterator<Item = u64>, before: impl Fn(u64) -> u64) -> Vec<History> {
+        let history = |sector| {
+            (
+                sector,
+                History {
+                    sector,
+                    before: before(sector),
+                    writes: Vec::new(),
+                },
+            )
+        };
+        let mut by_sector: BTreeMap<u64, History> = sectors.map(history).collect();
         let mut writes = self.writes.clone();
         writes.sort_unstable_by_key(|write| write.submitted);
         for write in writes {
             for sector in write.range.offset / SECTOR as u64..write.range.end() / SECTOR as u64 {
-                by_sector.entry(sector).or_default().push(write);
+                by_sector
+                    .get_mut(&sector)
+                    .expect("only these are written to")
+                    .writes
+                    .push(write);
             }
         }
-        by_sector.into_iter().collect()
+        by_sector.into_values().collect()
     }
 
     /// Writes acknowledged before this place are covered by a flush that was acknowledged before `cut`.

@@ -10,6 +10,7 @@ use bulkhead_engine::format::{MetaImage, ReplicaIdentity, Superblock};
 use bulkhead_engine::geometry::{ByteRange, Geometry};
 use bulkhead_engine::ids::{BootId, ClusterId, Epoch, NodeId, ReplicaId, VolumeId};
 use bulkhead_engine::io::{BlockDevice, BlockOp, Data, IoError};
+use bulkhead_engine::machine::FaultSet;
 use bulkhead_engine::node::{Node, Volume, VolumeConfig};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -19,7 +20,6 @@ use crate::support::cut::{CutFile, SECTOR};
 use crate::support::recording::{Event, Recorder, Which};
 
 pub const SIZE: u64 = 64 << 20;
-pub const EPOCH: Epoch = Epoch(1);
 /// Sectors at the start of each region that are written to.
 pub const USED_SECTORS: u64 = 192;
 /// Blocks belong to threads in turn, so that a sector has one writer.
@@ -50,6 +50,7 @@ pub fn config(epoch: Epoch) -> VolumeConfig {
 pub struct Workload {
     pub operations_per_thread: usize,
     pub swallow_syncs_of: Option<Which>,
+    pub faults: FaultSet,
 }
 
 impl Default for Workload {
@@ -57,6 +58,7 @@ impl Default for Workload {
         Self {
             operations_per_thread: 1000,
             swallow_syncs_of: None,
+            faults: FaultSet::NONE,
         }
     }
 }
@@ -66,15 +68,56 @@ impl Workload {
         Self {
             operations_per_thread: 200,
             swallow_syncs_of: None,
+            faults: FaultSet::NONE,
         }
     }
 }
 
+/// What the two files hold when a run begins.
+#[derive(Clone)]
+pub struct Start {
+    pub data: Vec<u8>,
+    pub meta: Vec<u8>,
+    /// How many power cuts there were before.
+    pub generation: u32,
+}
+
+impl Start {
+    /// A new replica.
+    pub fn fresh() -> Self {
+        let superblock = Superblock::fresh(identity(), geometry(), BootId::from_u128(9));
+        let meta = MetaImage::fresh(superblock).encode().unwrap();
+        Self {
+            data: vec![0; SIZE as usize],
+            meta,
+            generation: 0,
+        }
+    }
+
+    /// The epoch in which the run is.
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.generation + 1)
+    }
+
+    /// The boot under which it is.
+    pub fn boot(&self) -> BootId {
+        BootId::from_u128(10 + u128::from(self.generation))
+    }
+}
+
+pub fn geometry() -> Geometry {
+    Geometry::for_size(SIZE).unwrap()
+}
+
+/// All sectors that may be written to.
+pub fn used_sectors() -> impl Iterator<Item = u64> {
+    let region = geometry().region_size() / SECTOR as u64;
+    (0..u64::from(geometry().regions())).flat_map(move |index| index * region..index * region + USED_SECTORS)
+}
+
 /// A run, for replaying.
 pub struct Recording {
-    pub geometry: Geometry,
-    /// The metadata file at the start; the data file was all zero.
-    pub meta: Vec<u8>,
+    pub start: Start,
     pub events: Vec<Event>,
     pub asked: Asked,
     /// Place in the recording from which on the volume served, its epoch durable.
@@ -82,29 +125,29 @@ pub struct Recording {
 }
 
 /// Runs the workload on files in memory, and records it.
-pub fn record(workload: Workload, seed: u64) -> Recording {
-    let geometry = Geometry::for_size(SIZE).unwrap();
-    let boot = BootId::from_u128(10);
-    let meta = MetaImage::fresh(Superblock::fresh(identity(), geometry, boot))
-        .encode()
-        .unwrap();
+pub fn record(workload: Workload, start: Start, seed: u64) -> Recording {
     let recorder = Recorder::default();
-    let record = |which, bytes: Vec<u8>| -> Arc<dyn BlockFile> {
-        let file = CutFile::from_bytes(bytes);
+    let record = |which, bytes: &[u8]| -> Arc<dyn BlockFile> {
+        let file = CutFile::from_bytes(bytes.to_vec());
         if workload.swallow_syncs_of == Some(which) {
             recorder.record_without_sync(which, file)
         } else {
             recorder.record(which, file)
         }
     };
-    let data_file = record(Which::Data, vec![0; SIZE as usize]);
-    let meta_file = record(Which::Meta, meta.clone());
+    let data_file = record(Which::Data, &start.data);
+    let meta_file = record(Which::Meta, &start.meta);
     let files = ReplicaFiles::load(data_file, meta_file, &identity(), "memory".as_ref()).unwrap();
-    let node = Node::start_under(boot).unwrap();
-    let volume = Volume::open_on(&node, config(EPOCH), files).unwrap();
+    let node = Node::start_under(start.boot()).unwrap();
+    let config = VolumeConfig {
+        faults: workload.faults,
+        ..config(start.epoch())
+    };
+    let volume = Volume::open_on(&node, config, files).unwrap();
     let serving = recorder.mark();
 
-    let values = AtomicU64::new(1);
+    // No value is used twice, also not by another run.
+    let values = AtomicU64::new(u64::from(start.generation) << 32 | 1);
     let mut asked = Asked::default();
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
@@ -137,8 +180,7 @@ pub fn record(workload: Workload, seed: u64) -> Recording {
     let events = recorder.take();
     let _ = volume.close(Instant::now() + Duration::from_secs(10));
     Recording {
-        geometry,
-        meta,
+        start,
         events,
         asked,
         serving,

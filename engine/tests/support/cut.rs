@@ -183,6 +183,13 @@ impl CutFile {
         })
     }
 
+    /// All of it.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.synced.read().len()];
+        self.read_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
     /// The bytes of a sector.
     pub fn sector(&self, sector: u64) -> [u8; SECTOR] {
         if let Some(bytes) = self.overlay.lock().get(&sector) {

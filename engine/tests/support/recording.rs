@@ -2,10 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bulkhead_engine::disk::BlockFile;
 use bulkhead_engine::geometry::ByteRange;
 use parking_lot::Mutex;
+use rand::Rng;
 
 /// Which of a replica's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -142,6 +144,8 @@ impl BlockFile for Recorded {
         }
         let file = self.file;
         let id = self.log.begin(|id| Event::SyncBegun { id, file });
+        // As a disk does, it takes a while, during which others go on.
+        std::thread::sleep(Duration::from_micros(rand::rng().random_range(0..400)));
         self.inner.sync()?;
         self.log.end(Event::SyncDone { id, file });
         Ok(())
