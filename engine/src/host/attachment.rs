@@ -13,11 +13,11 @@ use super::error::{Doing, HostError};
 use super::fs::{Contents, FsKind, MkfsSpec, MountOptions, check_before_mount, grow, mkfs, probe};
 use super::fuse::{FuseOptions, FuseTransport};
 use super::holders::{self, Holder};
+use super::ioctl;
 use super::loopdev::{LoopDevice, LoopOptions};
 use super::mounts;
 use super::teardown::{DetachReport, Remains};
 use super::transport::{Handover, Transport};
-use super::ioctl;
 use crate::ids::VolumeId;
 use crate::io::BlockDevice;
 
@@ -98,7 +98,11 @@ impl Attachment {
                 device: RwLock::new(Some(device)),
             }),
             Err(error) => {
-                let remains = Remains { transport: &*transport, device: None, dir: &dir };
+                let remains = Remains {
+                    transport: &*transport,
+                    device: None,
+                    dir: &dir,
+                };
                 let report = remains.tear_down(DROP);
                 tracing::warn!(%volume, ?report, %error, "the volume could not be attached");
                 Err(error)
@@ -274,7 +278,11 @@ impl Drop for Attachment {
 
 /// Puts a loop device on the volume's file. Opening it and configuring the device ask the server.
 fn bind(file: &Path, tag: String, block_size: u32) -> Result<LoopDevice, HostError> {
-    let options = LoopOptions { tag, block_size, autoclear: true };
+    let options = LoopOptions {
+        tag,
+        block_size,
+        autoclear: true,
+    };
     let path = file.to_path_buf();
     let what = format!("putting a loop device on {}", file.display());
     bounded(what, CALL, move || {

@@ -94,7 +94,10 @@ mod tests {
     fn a_call_that_hangs_is_given_up_and_can_be_asked_again() -> Result<(), HostError> {
         let (release, held) = mpsc::channel::<()>();
         let call = Pending::start("waiting", move || held.recv().is_err())?;
-        assert!(matches!(call.wait(Duration::from_millis(20)), Err(HostError::TimedOut { .. })));
+        assert!(matches!(
+            call.wait(Duration::from_millis(20)),
+            Err(HostError::TimedOut { .. })
+        ));
         drop(release);
         assert!(call.wait(Duration::from_secs(5))?);
         Ok(())

@@ -34,7 +34,11 @@ pub(crate) struct Ended {
 impl Ended {
     /// The end of what it said, on one line, for an error.
     pub(crate) fn message(&self) -> String {
-        let said = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
+        let said = if self.stderr.trim().is_empty() {
+            &self.stdout
+        } else {
+            &self.stderr
+        };
         let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
         let skip = line.chars().count().saturating_sub(SHOW);
         line.chars().skip(skip).collect()
@@ -44,14 +48,20 @@ impl Ended {
 impl Program {
     /// Runs it to its end and returns how it ended, whatever its exit code. It is killed at the deadline; a child
     /// that cannot die yet, because it hangs in the kernel, is reaped later by the thread that waits for it.
-    pub(crate) fn run<S: AsRef<std::ffi::OsStr>>(self, args: &[S], limit: Duration) -> Result<Ended, HostError> {
+    pub(crate) fn run<S: AsRef<std::ffi::OsStr>>(
+        self,
+        args: &[S],
+        limit: Duration,
+    ) -> Result<Ended, HostError> {
         let mut child = self.spawn(args)?;
         let deadline = Deadline::within(limit);
         let stdout = collect(child.stdout.take(), self.name)?;
         let stderr = collect(child.stderr.take(), self.name)?;
         let (pid, reaper) = reap(child, self.name)?;
         let status = match reaper.wait(deadline.left()) {
-            Ok(status) => status.map_err(|source| HostError::system(format!("waiting for {}", self.name), source))?,
+            Ok(status) => {
+                status.map_err(|source| HostError::system(format!("waiting for {}", self.name), source))?
+            }
             Err(timed_out) => {
                 // The reaper has not reaped it, so the id is still this child's.
                 let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
@@ -67,9 +77,17 @@ impl Program {
     }
 
     /// Runs it, and takes any exit code but 0 for a failure.
-    pub(crate) fn run_ok<S: AsRef<std::ffi::OsStr>>(self, args: &[S], limit: Duration) -> Result<Ended, HostError> {
+    pub(crate) fn run_ok<S: AsRef<std::ffi::OsStr>>(
+        self,
+        args: &[S],
+        limit: Duration,
+    ) -> Result<Ended, HostError> {
         let ended = self.run(args, limit)?;
-        if ended.status.success() { Ok(ended) } else { Err(self.failed(&ended)) }
+        if ended.status.success() {
+            Ok(ended)
+        } else {
+            Err(self.failed(&ended))
+        }
     }
 
     /// The error for a program that ended badly.
@@ -85,7 +103,10 @@ impl Program {
         Command::new(self.name)
             .args(args)
             .env("LC_ALL", "C")
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -100,7 +121,10 @@ impl Program {
     }
 }
 
-fn reap(mut child: Child, name: &str) -> Result<(nix::unistd::Pid, Pending<io::Result<ExitStatus>>), HostError> {
+fn reap(
+    mut child: Child,
+    name: &str,
+) -> Result<(nix::unistd::Pid, Pending<io::Result<ExitStatus>>), HostError> {
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);
     let reaper = Pending::start(name, move || child.wait())?;
     Ok((pid, reaper))
@@ -128,7 +152,10 @@ pub(crate) fn pause(millis: u64) {
 mod tests {
     use super::*;
 
-    const SLEEP: Program = Program { name: "sleep", package: "coreutils" };
+    const SLEEP: Program = Program {
+        name: "sleep",
+        package: "coreutils",
+    };
 
     #[test]
     fn a_child_that_takes_too_long_is_killed() {
@@ -140,7 +167,10 @@ mod tests {
 
     #[test]
     fn a_missing_program_says_where_to_get_it() {
-        let program = Program { name: "mkfs.no-such", package: "no-such-progs" };
+        let program = Program {
+            name: "mkfs.no-such",
+            package: "no-such-progs",
+        };
         let Err(error) = program.run_ok::<&str>(&[], Duration::from_secs(1)) else {
             panic!("a program that does not exist ran");
         };
@@ -149,10 +179,16 @@ mod tests {
 
     #[test]
     fn a_failure_carries_what_the_program_said() {
-        let sh = Program { name: "sh", package: "dash" };
+        let sh = Program {
+            name: "sh",
+            package: "dash",
+        };
         let Err(error) = sh.run_ok(&["-c", "echo 'the reason' >&2; exit 3"], Duration::from_secs(5)) else {
             panic!("exit code 3 passed for success");
         };
-        assert!(error.to_string().contains("the reason") && error.to_string().contains('3'), "{error}");
+        assert!(
+            error.to_string().contains("the reason") && error.to_string().contains('3'),
+            "{error}"
+        );
     }
 }

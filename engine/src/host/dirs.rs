@@ -58,7 +58,8 @@ impl HostDirs {
         let what = || format!("reading the instance mark {}", path.display());
         match fs::read_to_string(&path) {
             Ok(text) if Mark::parse(text.trim()).is_some() => {
-                return Mark::parse(text.trim()).ok_or_else(|| HostError::system(what(), io::ErrorKind::InvalidData));
+                return Mark::parse(text.trim())
+                    .ok_or_else(|| HostError::system(what(), io::ErrorKind::InvalidData));
             }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -83,7 +84,8 @@ impl HostDirs {
     /// Whether a path lies strictly below the directory of mount points. Both are taken as they are, without
     /// following links: `..` is refused.
     pub(crate) fn admits_mount_point(&self, target: &Path) -> bool {
-        let tame = |component: std::path::Component<'_>| !matches!(component, std::path::Component::ParentDir);
+        let tame =
+            |component: std::path::Component<'_>| !matches!(component, std::path::Component::ParentDir);
         target != self.mounts && target.starts_with(&self.mounts) && target.components().all(tame)
     }
 }
@@ -133,7 +135,11 @@ mod tests {
     fn a_volume_is_known_by_its_file() {
         let volume = VolumeId::from_u128(7);
         let name = file_name(volume);
-        for shown in [format!("/run/x/{name}\n"), format!("/{name}"), format!("/{name} (deleted)\n")] {
+        for shown in [
+            format!("/run/x/{name}\n"),
+            format!("/{name}"),
+            format!("/{name} (deleted)\n"),
+        ] {
             assert_eq!(volume_of_file(&shown), Some(volume), "{shown:?}");
         }
         assert_eq!(volume_of_file("/var/disk.img"), None);
@@ -142,9 +148,17 @@ mod tests {
 
     #[test]
     fn mount_points_stay_below_their_directory() {
-        let dirs = HostDirs { run: "/run/b".into(), mounts: "/var/lib/b/mnt".into() };
+        let dirs = HostDirs {
+            run: "/run/b".into(),
+            mounts: "/var/lib/b/mnt".into(),
+        };
         assert!(dirs.admits_mount_point(Path::new("/var/lib/b/mnt/v")));
-        for bad in ["/var/lib/b/mnt", "/var/lib/b/mnt/../x", "/etc", "/var/lib/b/mntx/v"] {
+        for bad in [
+            "/var/lib/b/mnt",
+            "/var/lib/b/mnt/../x",
+            "/etc",
+            "/var/lib/b/mntx/v",
+        ] {
             assert!(!dirs.admits_mount_point(Path::new(bad)), "{bad}");
         }
     }
@@ -152,7 +166,10 @@ mod tests {
     #[test]
     fn the_mark_is_made_once_and_kept() -> Result<(), Box<dyn std::error::Error>> {
         let tmp = tempfile::tempdir()?;
-        let dirs = HostDirs { run: tmp.path().join("run"), mounts: tmp.path().join("mnt") };
+        let dirs = HostDirs {
+            run: tmp.path().join("run"),
+            mounts: tmp.path().join("mnt"),
+        };
         let first = dirs.mark()?;
         assert_eq!(dirs.mark()?, first);
         fs::write(dirs.run.join(INSTANCE), "torn")?;

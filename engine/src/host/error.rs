@@ -92,7 +92,9 @@ pub enum HostError {
         reason: String,
     },
     /// The volume is too small for this file system.
-    #[error("{fs} needs a volume of at least {minimum} MiB, and this one has {size} MiB: make it larger or take ext4")]
+    #[error(
+        "{fs} needs a volume of at least {minimum} MiB, and this one has {size} MiB: make it larger or take ext4"
+    )]
     TooSmall {
         /// The file system.
         fs: &'static str,
@@ -118,7 +120,9 @@ pub enum HostError {
         reason: String,
     },
     /// A mount point outside of the host's own directory.
-    #[error("{target} does not lie below {mounts}: volumes are mounted there only, so that a restart finds them")]
+    #[error(
+        "{target} does not lie below {mounts}: volumes are mounted there only, so that a restart finds them"
+    )]
     ForeignMountPoint {
         /// What was asked for.
         target: PathBuf,

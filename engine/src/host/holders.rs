@@ -8,20 +8,26 @@ use std::path::{Path, PathBuf};
 use super::loopdev;
 use super::mountinfo::MountInfo;
 
-/// A process in whose mount namespace the device is mounted.
+/// A process in whose mount namespace the device is mounted, or that has it open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// The first process found in that namespace.
+    /// The process; of a mount namespace the first one found.
     pub pid: u32,
     /// Its name.
     pub name: String,
-    /// Where it is mounted there.
+    /// Where it is mounted there, or the device itself.
     pub target: PathBuf,
 }
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} ({}) at {}", self.pid, self.name, self.target.display())
+        write!(
+            f,
+            "process {} ({}) at {}",
+            self.pid,
+            self.name,
+            self.target.display()
+        )
     }
 }
 
@@ -30,14 +36,21 @@ pub(crate) fn describe(holders: &[Holder]) -> String {
     if holders.is_empty() {
         return "a process that has it open".into();
     }
-    holders.iter().map(Holder::to_string).collect::<Vec<_>>().join(", ")
+    holders
+        .iter()
+        .map(Holder::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl Holder {
     /// The mount point as this process can reach it.
     pub(crate) fn reach(&self) -> PathBuf {
         let below = self.target.strip_prefix("/").unwrap_or(&self.target);
-        Path::new("/proc").join(self.pid.to_string()).join("root").join(below)
+        Path::new("/proc")
+            .join(self.pid.to_string())
+            .join("root")
+            .join(below)
     }
 }
 
@@ -68,6 +81,37 @@ pub(crate) fn of_loop(number: u32, device: &Path) -> Vec<Holder> {
         );
     }
     holders
+}
+
+/// The processes that have a device itself open. Looks at every descriptor of every process: for reports only.
+pub(crate) fn openers(device: &Path) -> Vec<Holder> {
+    pids()
+        .into_iter()
+        .filter(|pid| *pid != std::process::id())
+        .filter_map(|pid| {
+            let process = Path::new("/proc").join(pid.to_string());
+            let mut descriptors = fs::read_dir(process.join("fd")).ok()?;
+            let opened = |entry: fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|path| path == device);
+            descriptors.any(|entry| entry.is_ok_and(opened)).then(|| Holder {
+                pid,
+                name: fs::read_to_string(process.join("comm"))
+                    .unwrap_or_default()
+                    .trim()
+                    .to_owned(),
+                target: device.into(),
+            })
+        })
+        .collect()
+}
+
+/// Who keeps a device bound: whoever has it mounted, and else whoever has it open.
+pub(crate) fn who_keeps(number: u32, device: &Path) -> Vec<Holder> {
+    let mounted = of_loop(number, device);
+    if mounted.is_empty() {
+        openers(device)
+    } else {
+        mounted
+    }
 }
 
 fn pids() -> Vec<u32> {

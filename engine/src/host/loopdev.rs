@@ -110,7 +110,9 @@ impl LoopDevice {
             .read(true)
             .write(true)
             .open(LOOP_CONTROL)
-            .doing(|| format!("opening {LOOP_CONTROL} (is the module loop loaded, and the device allowed here?)"))?;
+            .doing(|| {
+                format!("opening {LOOP_CONTROL} (is the module loop loaded, and the device allowed here?)")
+            })?;
         for attempt in 0..TRIES {
             // SAFETY: LOOP_CTL_GET_FREE takes no argument and returns a number.
             let free = unsafe { raw::get_free(control.as_raw_fd()) };
@@ -200,7 +202,12 @@ impl LoopDevice {
             Err(error) => return Err(error).doing(what),
         };
         let tag = info.tag();
-        Ok(wanted(&tag).then_some(Self { file, number, path, tag }))
+        Ok(wanted(&tag).then_some(Self {
+            file,
+            number,
+            path,
+            tag,
+        }))
     }
 
     /// Its path, `/dev/loopN`.
@@ -229,7 +236,9 @@ impl LoopDevice {
     /// Lets go of the file. Returns whether that is done: while others have the device open, it goes with the last
     /// of them, and this waits for them no longer than `limit`.
     pub fn detach(self, limit: Duration) -> Result<bool, HostError> {
-        let Self { file, number, path, .. } = self;
+        let Self {
+            file, number, path, ..
+        } = self;
         let backing = backing_file(number);
         let what = format!("letting go of {}", path.display());
         // Clearing waits for I/O in flight, which may hang; and so may the last close.
@@ -244,7 +253,9 @@ impl LoopDevice {
             Err(errno) => return Err(errno).doing(|| what),
         }
         let deadline = Deadline::within(limit);
-        Ok(poll_until(deadline, || backing_file(number) != backing || backing.is_none()))
+        Ok(poll_until(deadline, || {
+            backing_file(number) != backing || backing.is_none()
+        }))
     }
 }
 
@@ -257,7 +268,15 @@ pub(crate) fn backing_file(number: u32) -> Option<String> {
 pub(crate) fn bound() -> Result<Vec<u32>, HostError> {
     let entries = fs::read_dir("/sys/block").doing(|| "listing /sys/block".into())?;
     Ok(entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("loop")?.parse().ok())
+        .filter_map(|entry| {
+            entry
+                .ok()?
+                .file_name()
+                .to_str()?
+                .strip_prefix("loop")?
+                .parse()
+                .ok()
+        })
         .filter(|number| backing_file(*number).is_some())
         .collect())
 }
@@ -275,7 +294,10 @@ fn status(file: &File) -> io::Result<LoopInfo64> {
 
 /// The device is in between two users, or its node is still being made.
 fn is_transient(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENOENT | libc::EBUSY | libc::ENODEV))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENXIO | libc::ENOENT | libc::EBUSY | libc::ENODEV)
+    )
 }
 
 const _: () = assert!(size_of::<LoopInfo64>() == 232 && size_of::<LoopConfig>() == 304);

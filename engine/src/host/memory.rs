@@ -72,7 +72,9 @@ fn become_io_flusher() -> io::Result<()> {
 /// every buffer that was only reserved resident.
 fn lock_memory() -> io::Result<()> {
     let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
-    Ok(mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault)?)
+    Ok(mlockall(
+        MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault,
+    )?)
 }
 
 /// Gives the pages of a buffer back while it stays usable (it reads as zero afterwards), locked or not.

@@ -28,7 +28,10 @@ impl MountInfo {
     }
 
     fn parse(table: &[u8]) -> Vec<Self> {
-        table.split(|byte| *byte == b'\n').filter_map(Self::parse_line).collect()
+        table
+            .split(|byte| *byte == b'\n')
+            .filter_map(Self::parse_line)
+            .collect()
     }
 
     fn parse_line(line: &[u8]) -> Option<Self> {
@@ -89,7 +92,10 @@ mod tests {
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].target, Path::new("/mnt/a b"));
         assert!(mounts[0].is_of(7, 12, Path::new("/dev/other")));
-        assert_eq!((mounts[1].minor, mounts[1].fs_type.as_str()), (55, "fuse.bulkhead"));
+        assert_eq!(
+            (mounts[1].minor, mounts[1].fs_type.as_str()),
+            (55, "fuse.bulkhead")
+        );
     }
 
     proptest! {

@@ -77,7 +77,9 @@ pub(crate) fn unmount(target: &Path, limit: Duration) -> Result<(), HostError> {
     let mut wait = 1;
     loop {
         let path = target.to_path_buf();
-        match bounded(what(), deadline.left(), move || umount2(&path, MntFlags::UMOUNT_NOFOLLOW))? {
+        match bounded(what(), deadline.left(), move || {
+            umount2(&path, MntFlags::UMOUNT_NOFOLLOW)
+        })? {
             // EINVAL: no mount point (any more).
             Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
             Err(Errno::EBUSY | Errno::EAGAIN) if deadline.left() > Duration::from_millis(wait) => {

@@ -109,7 +109,11 @@ fn devices(
         let volume = loopdev::backing_file(number).and_then(|file| volume_of_file(&file));
         if let Some(volume) = volume.filter(|volume| wanted(*volume)) {
             let ours = mark.tag(volume);
-            devices.extend(report.note(LoopDevice::open_if(number, |tag| tag == ours)).flatten());
+            devices.extend(
+                report
+                    .note(LoopDevice::open_if(number, |tag| tag == ours))
+                    .flatten(),
+            );
         }
     }
     Ok(devices)
@@ -129,10 +133,17 @@ fn release(device: LoopDevice, report: &mut CleanReport) {
         }
     }
     let held = holders::of_loop(number, &path);
-    let patience = if held.is_empty() { CALL } else { Duration::from_millis(200) };
+    let patience = if held.is_empty() {
+        CALL
+    } else {
+        Duration::from_millis(200)
+    };
     match report.note(device.detach(patience)) {
         Some(true) => report.loops.push(path),
-        Some(false) => report.lingering.push((path, held)),
+        Some(false) => {
+            let keepers = holders::who_keeps(number, &path);
+            report.lingering.push((path, keepers));
+        }
         None => {}
     }
 }

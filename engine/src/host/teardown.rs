@@ -29,7 +29,7 @@ pub struct DetachReport {
     pub lazily: Vec<std::path::PathBuf>,
     /// Requests may have been failed: something was still in use, or did not answer in time.
     pub aborted: bool,
-    /// Who still holds the dead device in another mount namespace. It goes with the last of them.
+    /// Who still holds the dead device, as in another mount namespace. It goes with the last of them.
     pub holders: Vec<Holder>,
     /// The loop device is still bound, because somebody holds it.
     pub loop_lingers: bool,
@@ -79,7 +79,9 @@ impl Remains<'_> {
         if let Err(error) = fs::remove_dir(self.dir)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            report.faults.push(format!("removing {}: {error}", self.dir.display()));
+            report
+                .faults
+                .push(format!("removing {}: {error}", self.dir.display()));
         }
         report
     }
@@ -95,7 +97,11 @@ impl Remains<'_> {
             // The last chance for what they wrote; a copy of a mount in another namespace shares its file system.
             report.note(mounts::sync(&holder.reach(), share(deadline, 3)));
         }
-        let patience = if held.is_empty() { PASSING_USERS } else { Duration::from_millis(50) };
+        let patience = if held.is_empty() {
+            PASSING_USERS
+        } else {
+            Duration::from_millis(50)
+        };
         let in_use = !report.lazily.is_empty() || !held.is_empty();
         let gone = match device.detach(patience.min(deadline.left())) {
             Ok(gone) => gone,
@@ -109,9 +115,15 @@ impl Remains<'_> {
         }
         self.abort(report);
         let unbound = || loopdev::backing_file(number) != backing;
-        report.loop_lingers =
-            !poll_until(Deadline::within(if in_use { PASSING_USERS } else { AFTER_ABORT }), unbound);
-        report.holders = if report.loop_lingers { holders::of_loop(number, &path) } else { Vec::new() };
+        report.loop_lingers = !poll_until(
+            Deadline::within(if in_use { PASSING_USERS } else { AFTER_ABORT }),
+            unbound,
+        );
+        report.holders = if report.loop_lingers {
+            holders::who_keeps(number, &path)
+        } else {
+            Vec::new()
+        };
     }
 
     /// Half of the time for the normal way; a third of the rest to write back; then by force.
@@ -127,7 +139,10 @@ impl Remains<'_> {
             }
         }
         report.lazily.push(mount.target.clone());
-        if !report.note(mounts::unmount_lazily(&mount.target, AFTER_ABORT.min(share(deadline, 2).max(PASSING_USERS)))) {
+        if !report.note(mounts::unmount_lazily(
+            &mount.target,
+            AFTER_ABORT.min(share(deadline, 2).max(PASSING_USERS)),
+        )) {
             self.abort(report);
             report.note(mounts::unmount_lazily(&mount.target, AFTER_ABORT));
         }

@@ -1,7 +1,7 @@
 //! What the tests of the host room share: a plain file as block device, directories of their own, and a look at what
 //! is left behind. Cleans up also when a test fails, and touches nothing that it did not make.
 
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -56,7 +56,12 @@ impl FileDevice {
     }
 
     fn new(path: &Path, size: u64) -> Outcome<Self> {
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
         file.set_len(size)?;
         Ok(Self {
             file,
@@ -94,10 +99,12 @@ impl FileDevice {
                 fallocate(&self.file, how, range.offset as i64, range.len as i64).map_err(Into::into)
             }
         };
-        outcome.map(|()| None).map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOSPC) => IoError::NoSpace,
-            _ => IoError::Io,
-        })
+        outcome
+            .map(|()| None)
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::ENOSPC) => IoError::NoSpace,
+                _ => IoError::Io,
+            })
     }
 }
 
@@ -148,7 +155,12 @@ impl Bench {
 
     pub fn attach(&self, size: u64) -> Outcome<Attachment> {
         let device = FileDevice::open(&self.data(), size)?;
-        Ok(Attachment::attach(&self.dirs, self.volume, device, AttachOptions::default())?)
+        Ok(Attachment::attach(
+            &self.dirs,
+            self.volume,
+            device,
+            AttachOptions::default(),
+        )?)
     }
 
     /// Bytes that the backing file really takes.
@@ -167,12 +179,17 @@ impl Bench {
             .filter(|line| line.contains(&*root))
             .map(|line| format!("mount {line}"))
             .collect();
-        traces.extend(loop_devices()?.into_iter().filter(|(_, file)| {
-            file.contains(&*root) || file.contains(&self.volume.to_string())
-        }).map(|(device, file)| format!("loop {device} on {file}")));
+        traces.extend(
+            loop_devices()?
+                .into_iter()
+                .filter(|(_, file)| file.contains(&*root) || file.contains(&self.volume.to_string()))
+                .map(|(device, file)| format!("loop {device} on {file}")),
+        );
         for dir in [self.dirs.run.join("devices"), self.dirs.mounts.clone()] {
             if let Ok(entries) = fs::read_dir(&dir) {
-                traces.extend(entries.filter_map(|entry| Some(format!("left {}", entry.ok()?.path().display()))));
+                traces.extend(
+                    entries.filter_map(|entry| Some(format!("left {}", entry.ok()?.path().display()))),
+                );
             }
         }
         Ok(traces)
@@ -193,7 +210,10 @@ pub fn loop_devices() -> Outcome<Vec<(String, String)>> {
         .filter_map(|entry| {
             let entry = entry.ok()?;
             let file = fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
-            Some((entry.file_name().to_string_lossy().into_owned(), file.trim().to_owned()))
+            Some((
+                entry.file_name().to_string_lossy().into_owned(),
+                file.trim().to_owned(),
+            ))
         })
         .collect())
 }
@@ -201,8 +221,16 @@ pub fn loop_devices() -> Outcome<Vec<(String, String)>> {
 /// Runs a program and fails with what it said.
 pub fn run(program: &str, args: &[&str]) -> Outcome<String> {
     let output = Command::new(program).args(args).output()?;
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if output.status.success() { Ok(text) } else { Err(format!("{program} {args:?}: {}\n{text}", output.status).into()) }
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    if output.status.success() {
+        Ok(text)
+    } else {
+        Err(format!("{program} {args:?}: {}\n{text}", output.status).into())
+    }
 }
 
 /// Processes of ours (by their working directory or open files below this path) in uninterruptible sleep.
@@ -226,7 +254,10 @@ pub fn eventually(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
 /// Opens with O_DIRECT and reads one block.
 pub fn read_direct(path: &Path, offset: u64, len: usize) -> Outcome<AlignedBuf> {
     use std::os::unix::fs::OpenOptionsExt;
-    let file = File::options().read(true).custom_flags(libc::O_DIRECT).open(path)?;
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path)?;
     let mut buf = AlignedBuf::zeroed(len);
     file.read_exact_at(&mut buf, offset)?;
     let _ = file.as_raw_fd();

@@ -11,16 +11,30 @@ use crate::host::error::HostError;
 pub(crate) fn grow(fs: FsKind, device: &Path, target: &Path, limit: Duration) -> Result<(), HostError> {
     let (program, args): (Program, Vec<&std::ffi::OsStr>) = match fs {
         FsKind::Ext4 => (
-            Program { name: "resize2fs", package: "e2fsprogs" },
+            Program {
+                name: "resize2fs",
+                package: "e2fsprogs",
+            },
             vec![device.as_os_str()],
         ),
         FsKind::Xfs => (
-            Program { name: "xfs_growfs", package: "xfsprogs" },
+            Program {
+                name: "xfs_growfs",
+                package: "xfsprogs",
+            },
             vec![target.as_os_str()],
         ),
         FsKind::Btrfs => (
-            Program { name: "btrfs", package: "btrfs-progs" },
-            vec!["filesystem".as_ref(), "resize".as_ref(), "max".as_ref(), target.as_os_str()],
+            Program {
+                name: "btrfs",
+                package: "btrfs-progs",
+            },
+            vec![
+                "filesystem".as_ref(),
+                "resize".as_ref(),
+                "max".as_ref(),
+                target.as_os_str(),
+            ],
         ),
     };
     program.run_ok(&args, limit).map(drop)

@@ -31,9 +31,18 @@ pub struct MkfsSpec {
 impl MkfsSpec {
     fn program(&self) -> Program {
         match self.fs {
-            FsKind::Ext4 => Program { name: "mkfs.ext4", package: "e2fsprogs" },
-            FsKind::Xfs => Program { name: "mkfs.xfs", package: "xfsprogs" },
-            FsKind::Btrfs => Program { name: "mkfs.btrfs", package: "btrfs-progs" },
+            FsKind::Ext4 => Program {
+                name: "mkfs.ext4",
+                package: "e2fsprogs",
+            },
+            FsKind::Xfs => Program {
+                name: "mkfs.xfs",
+                package: "xfsprogs",
+            },
+            FsKind::Btrfs => Program {
+                name: "mkfs.btrfs",
+                package: "btrfs-progs",
+            },
         }
     }
 
@@ -49,7 +58,14 @@ impl MkfsSpec {
             // All of the volume is zero: no discard, no inode tables to write. 4 KiB blocks also where mke2fs.conf
             // prefers 1 KiB (small volumes), because no smaller block fits onto 4096-byte sectors. Nothing reserved
             // for root: that protects systems, not data volumes.
-            FsKind::Ext4 => vec!["-E", "nodiscard,assume_storage_prezeroed=1", "-b", "4096", "-m", "0"],
+            FsKind::Ext4 => vec![
+                "-E",
+                "nodiscard,assume_storage_prezeroed=1",
+                "-b",
+                "4096",
+                "-m",
+                "0",
+            ],
             FsKind::Xfs | FsKind::Btrfs => vec!["-K"],
         }
         .into_iter()
@@ -69,7 +85,11 @@ impl MkfsSpec {
 /// Makes the file system and makes it durable.
 pub(crate) fn mkfs(device: &Path, spec: &MkfsSpec, limit: Duration) -> Result<(), HostError> {
     let deadline = Deadline::within(limit);
-    let mut args: Vec<_> = spec.arguments()?.into_iter().map(std::ffi::OsString::from).collect();
+    let mut args: Vec<_> = spec
+        .arguments()?
+        .into_iter()
+        .map(std::ffi::OsString::from)
+        .collect();
     let what = || format!("preparing {} for {}", device.display(), spec.fs);
     let file = File::options().read(true).write(true).open(device).doing(what)?;
     let size = ioctl::device_size(&file).doing(what)?;
@@ -100,7 +120,9 @@ pub(crate) fn mkfs(device: &Path, spec: &MkfsSpec, limit: Duration) -> Result<()
 /// Which options a mkfs takes; each has a value. Not those that name files or other devices, or only pretend.
 fn known(fs: FsKind) -> &'static [&'static str] {
     match fs {
-        FsKind::Ext4 => &["-b", "-C", "-E", "-g", "-G", "-i", "-I", "-J", "-L", "-m", "-N", "-O", "-T", "-U"],
+        FsKind::Ext4 => &[
+            "-b", "-C", "-E", "-g", "-G", "-i", "-I", "-J", "-L", "-m", "-N", "-O", "-T", "-U",
+        ],
         FsKind::Xfs => &["-b", "-d", "-i", "-l", "-L", "-m", "-n", "-s"],
         FsKind::Btrfs => &["-d", "-L", "-m", "-n", "-O", "-R", "-s", "-U", "--csum"],
     }
@@ -129,17 +151,26 @@ fn parse(fs: FsKind, options: &str) -> Result<Vec<(String, String)>, HostError> 
             },
         };
         if !known(fs).contains(&option.as_str()) {
-            return Err(refuse(word, format!("for {fs} these can be given: {}", known(fs).join(" "))));
+            return Err(refuse(
+                word,
+                format!("for {fs} these can be given: {}", known(fs).join(" ")),
+            ));
         }
         let value = attached
             .or_else(|| words.next())
             .ok_or_else(|| refuse(word, "its value is missing".into()))?;
         let plain = |c: char| c.is_ascii_alphanumeric() || "_.,=^:+-".contains(c);
         if value.starts_with('-') || !value.chars().all(plain) {
-            return Err(refuse(&format!("{option} {value}"), "its value has characters that no value needs".into()));
+            return Err(refuse(
+                &format!("{option} {value}"),
+                "its value has characters that no value needs".into(),
+            ));
         }
         if FOREIGN.iter().any(|part| value.contains(part)) {
-            return Err(refuse(&format!("{option} {value}"), "it reaches beyond the volume".into()));
+            return Err(refuse(
+                &format!("{option} {value}"),
+                "it reaches beyond the volume".into(),
+            ));
         }
         pairs.push((option, value.to_owned()));
     }
@@ -175,7 +206,10 @@ mod tests {
             (FsKind::Btrfs, "--rootdir /etc"),
             (FsKind::Btrfs, "-L $(reboot)"),
         ] {
-            assert!(matches!(parse(fs, bad), Err(HostError::MkfsOption { .. })), "{fs} {bad}");
+            assert!(
+                matches!(parse(fs, bad), Err(HostError::MkfsOption { .. })),
+                "{fs} {bad}"
+            );
         }
     }
 

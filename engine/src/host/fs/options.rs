@@ -37,10 +37,19 @@ const FLAGS: &[(&str, MsFlags, bool)] = &[
 
 /// Options that would break a promise of the volume.
 const REFUSED: &[(&str, &str)] = &[
-    ("nobarrier", "a write that was acknowledged as durable would not be"),
-    ("barrier=0", "a write that was acknowledged as durable would not be"),
+    (
+        "nobarrier",
+        "a write that was acknowledged as durable would not be",
+    ),
+    (
+        "barrier=0",
+        "a write that was acknowledged as durable would not be",
+    ),
     ("noload", "without its journal the file system is not consistent"),
-    ("norecovery", "without its journal the file system is not consistent"),
+    (
+        "norecovery",
+        "without its journal the file system is not consistent",
+    ),
     ("nologreplay", "without its log the file system is not consistent"),
     ("errors=panic", "one failed volume would stop the whole host"),
     ("degraded", "a volume is a single device"),
@@ -52,21 +61,91 @@ const REFUSED: &[(&str, &str)] = &[
 fn known(fs: FsKind) -> &'static [&'static str] {
     match fs {
         FsKind::Ext4 => &[
-            "discard", "nodiscard", "data=", "commit=", "errors=", "barrier", "acl", "noacl", "user_xattr",
-            "delalloc", "nodelalloc", "stripe=", "inode_readahead_blks=", "max_batch_time=", "min_batch_time=",
-            "journal_ioprio=", "auto_da_alloc", "noauto_da_alloc", "init_itable=", "noinit_itable", "dioread_lock",
-            "dioread_nolock", "quota", "usrquota", "grpquota", "prjquota", "journal_checksum", "i_version",
+            "discard",
+            "nodiscard",
+            "data=",
+            "commit=",
+            "errors=",
+            "barrier",
+            "acl",
+            "noacl",
+            "user_xattr",
+            "delalloc",
+            "nodelalloc",
+            "stripe=",
+            "inode_readahead_blks=",
+            "max_batch_time=",
+            "min_batch_time=",
+            "journal_ioprio=",
+            "auto_da_alloc",
+            "noauto_da_alloc",
+            "init_itable=",
+            "noinit_itable",
+            "dioread_lock",
+            "dioread_nolock",
+            "quota",
+            "usrquota",
+            "grpquota",
+            "prjquota",
+            "journal_checksum",
+            "i_version",
         ],
         FsKind::Xfs => &[
-            "discard", "nodiscard", "allocsize=", "attr2", "inode32", "inode64", "largeio", "nolargeio", "logbsize=",
-            "logbufs=", "noalign", "swalloc", "sunit=", "swidth=", "wsync", "quota", "usrquota", "uquota", "gquota",
-            "grpquota", "pquota", "prjquota", "nouuid", "filestreams",
+            "discard",
+            "nodiscard",
+            "allocsize=",
+            "attr2",
+            "inode32",
+            "inode64",
+            "largeio",
+            "nolargeio",
+            "logbsize=",
+            "logbufs=",
+            "noalign",
+            "swalloc",
+            "sunit=",
+            "swidth=",
+            "wsync",
+            "quota",
+            "usrquota",
+            "uquota",
+            "gquota",
+            "grpquota",
+            "pquota",
+            "prjquota",
+            "nouuid",
+            "filestreams",
         ],
         FsKind::Btrfs => &[
-            "discard", "discard=", "nodiscard", "compress", "compress=", "compress-force", "compress-force=",
-            "autodefrag", "noautodefrag", "commit=", "datacow", "nodatacow", "datasum", "nodatasum", "ssd", "nossd",
-            "ssd_spread", "space_cache=", "thread_pool=", "max_inline=", "acl", "noacl", "treelog", "notreelog",
-            "flushoncommit", "noflushoncommit", "metadata_ratio=", "skip_balance", "user_subvol_rm_allowed",
+            "discard",
+            "discard=",
+            "nodiscard",
+            "compress",
+            "compress=",
+            "compress-force",
+            "compress-force=",
+            "autodefrag",
+            "noautodefrag",
+            "commit=",
+            "datacow",
+            "nodatacow",
+            "datasum",
+            "nodatasum",
+            "ssd",
+            "nossd",
+            "ssd_spread",
+            "space_cache=",
+            "thread_pool=",
+            "max_inline=",
+            "acl",
+            "noacl",
+            "treelog",
+            "notreelog",
+            "flushoncommit",
+            "noflushoncommit",
+            "metadata_ratio=",
+            "skip_balance",
+            "user_subvol_rm_allowed",
         ],
     }
 }
@@ -110,17 +189,24 @@ fn check(fs: FsKind, option: &str) -> Result<(), HostError> {
     if !option.chars().all(plain) {
         return Err(refuse("it has characters that no option needs".into()));
     }
-    let name = option.split_once('=').map_or(option.to_owned(), |(name, _)| format!("{name}="));
+    let name = option
+        .split_once('=')
+        .map_or(option.to_owned(), |(name, _)| format!("{name}="));
     if known(fs).contains(&name.as_str()) {
         return Ok(());
     }
-    let near = near(&name, fs).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    let near = near(&name, fs)
+        .map(|near| format!("; did you mean `{near}`?"))
+        .unwrap_or_default();
     Err(refuse(format!("{fs} volumes do not take it{near}")))
 }
 
 /// The option that differs from this one by at most two letters.
 fn near(name: &str, fs: FsKind) -> Option<&'static str> {
-    let all = known(fs).iter().copied().chain(FLAGS.iter().map(|(name, ..)| *name));
+    let all = known(fs)
+        .iter()
+        .copied()
+        .chain(FLAGS.iter().map(|(name, ..)| *name));
     all.map(|option| (distance(name, option), option))
         .filter(|(distance, _)| *distance <= 2)
         .min()
@@ -160,9 +246,21 @@ mod tests {
 
     #[test]
     fn what_breaks_a_promise_is_refused() {
-        for bad in ["nobarrier", "barrier=0", "noload", "errors=panic", "remount", "loop", "commit=3 0", "journal_dev=8"] {
+        for bad in [
+            "nobarrier",
+            "barrier=0",
+            "noload",
+            "errors=panic",
+            "remount",
+            "loop",
+            "commit=3 0",
+            "journal_dev=8",
+        ] {
             assert!(
-                matches!(MountOptions::parse(FsKind::Ext4, bad), Err(HostError::MountOption { .. })),
+                matches!(
+                    MountOptions::parse(FsKind::Ext4, bad),
+                    Err(HostError::MountOption { .. })
+                ),
                 "{bad}"
             );
         }

@@ -40,7 +40,10 @@ impl fmt::Display for Contents {
         match self {
             Self::Nothing => f.write_str("nothing"),
             Self::FileSystem { kind, label: None } => write!(f, "a file system ({kind})"),
-            Self::FileSystem { kind, label: Some(label) } => write!(f, "a file system ({kind}, label {label:?})"),
+            Self::FileSystem {
+                kind,
+                label: Some(label),
+            } => write!(f, "a file system ({kind}, label {label:?})"),
             Self::Other(what) => f.write_str(what),
         }
     }
@@ -52,7 +55,15 @@ pub(crate) fn probe(device: &Path) -> Result<Contents, HostError> {
     let path = device.to_path_buf();
     let what = || format!("reading {}", device.display());
     bounded(what(), LIMIT, move || read_ends(&path))?.doing(what)?;
-    let ended = BLKID.run(&["-p".as_ref(), "-o".as_ref(), "export".as_ref(), device.as_os_str()], LIMIT)?;
+    let ended = BLKID.run(
+        &[
+            "-p".as_ref(),
+            "-o".as_ref(),
+            "export".as_ref(),
+            device.as_os_str(),
+        ],
+        LIMIT,
+    )?;
     match ended.status.code() {
         Some(0) => Ok(interpret(&ended.stdout)),
         Some(2) => Ok(Contents::Nothing),
@@ -98,10 +109,21 @@ mod tests {
         let fs = interpret("DEVNAME=/dev/loop0\nLABEL=a b\nUUID=x\nTYPE=xfs\nUSAGE=filesystem\n");
         assert_eq!(
             fs,
-            Contents::FileSystem { kind: "xfs".into(), label: Some("a b".into()) }
+            Contents::FileSystem {
+                kind: "xfs".into(),
+                label: Some("a b".into())
+            }
         );
         assert!(interpret("PTUUID=1\nPTTYPE=gpt\n").to_string().contains("gpt"));
-        assert!(interpret("TYPE=LVM2_member\nUSAGE=raid\n").to_string().contains("LVM2_member"));
-        assert_ne!(interpret(""), Contents::Nothing, "an empty answer is not a clean bill");
+        assert!(
+            interpret("TYPE=LVM2_member\nUSAGE=raid\n")
+                .to_string()
+                .contains("LVM2_member")
+        );
+        assert_ne!(
+            interpret(""),
+            Contents::Nothing,
+            "an empty answer is not a clean bill"
+        );
     }
 }

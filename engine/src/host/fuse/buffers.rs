@@ -76,7 +76,11 @@ impl Buffers {
     }
 
     /// The bytes of a write, and the buffer to read the next request into if this one was not passed on with them.
-    pub(super) fn payload(&self, scratch: Scratch, part: std::ops::Range<usize>) -> (Option<Data>, Option<Scratch>) {
+    pub(super) fn payload(
+        &self,
+        scratch: Scratch,
+        part: std::ops::Range<usize>,
+    ) -> (Option<Data>, Option<Scratch>) {
         let part = START + part.start..START + part.end;
         if part.len() <= COPY_UP_TO {
             let data = scratch.buf.get(part).map(Data::copy_of);

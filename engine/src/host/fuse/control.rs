@@ -42,7 +42,14 @@ fn detached_mount() -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: fsmount(2) takes a descriptor and flags.
-    owned(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0 as c_uint) })
+    owned(unsafe {
+        libc::syscall(
+            libc::SYS_fsmount,
+            context.as_raw_fd(),
+            FSMOUNT_CLOEXEC,
+            0 as c_uint,
+        )
+    })
 }
 
 fn owned(answer: i64) -> io::Result<OwnedFd> {

@@ -64,7 +64,10 @@ impl Connection {
             .find(|mount| mount.target == real && mount.fs_type == FS_TYPE);
         Ok(Self {
             dir: dir.to_path_buf(),
-            number: mount.map(|mount| mount.minor).ok_or(io::ErrorKind::NotFound).doing(what)?,
+            number: mount
+                .map(|mount| mount.minor)
+                .ok_or(io::ErrorKind::NotFound)
+                .doing(what)?,
             _pin: Arc::new(pin),
         })
     }
@@ -95,7 +98,9 @@ pub(crate) fn abort(number: u32, dir: &Path) -> Result<(), HostError> {
     }
     // MNT_FORCE aborts the connection before it looks whether the mount is in use; that it is, is no failure here.
     match umount2(dir, MntFlags::MNT_FORCE) {
-        Ok(()) | Err(nix::errno::Errno::EBUSY | nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
+        Ok(()) | Err(nix::errno::Errno::EBUSY | nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {
+            Ok(())
+        }
         Err(errno) => Err(errno).doing(|| format!("aborting the FUSE connection on {}", dir.display())),
     }
 }

@@ -83,9 +83,13 @@ pub enum Malformed {
 pub fn parse(message: &[u8]) -> Result<(Header, Operation), Malformed> {
     let headless = Malformed::Headless { len: message.len() };
     let fields = Fields(message);
-    let (Some(len), Some(opcode), Some(unique), Some(node), Some(extension)) =
-        (fields.u32(0), fields.u32(4), fields.u64(8), fields.u64(16), fields.u16(36))
-    else {
+    let (Some(len), Some(opcode), Some(unique), Some(node), Some(extension)) = (
+        fields.u32(0),
+        fields.u32(4),
+        fields.u64(8),
+        fields.u64(16),
+        fields.u16(36),
+    ) else {
         return Err(headless);
     };
     if len as usize != message.len() || message.len() < abi::IN_HEADER {
@@ -93,7 +97,10 @@ pub fn parse(message: &[u8]) -> Result<(Header, Operation), Malformed> {
     }
     let malformed = Malformed::Body { unique, opcode };
     // Extensions (security contexts) stand at the end; this file needs none.
-    let end = message.len().checked_sub(usize::from(extension) * 8).ok_or(malformed)?;
+    let end = message
+        .len()
+        .checked_sub(usize::from(extension) * 8)
+        .ok_or(malformed)?;
     let body = message.get(abi::IN_HEADER..end).ok_or(malformed)?;
     let operation = operation(opcode, Fields(body)).ok_or(malformed)?;
     Ok((Header { unique, node }, operation))
@@ -126,7 +133,11 @@ fn operation(opcode: u32, body: Fields<'_>) -> Option<Operation> {
 
 fn init(body: Fields<'_>) -> Option<Operation> {
     let flags = u64::from(body.u32(12)?);
-    let high = if flags & abi::INIT_EXT != 0 { u64::from(body.u32(16)?) } else { 0 };
+    let high = if flags & abi::INIT_EXT != 0 {
+        u64::from(body.u32(16)?)
+    } else {
+        0
+    };
     Some(Operation::Init {
         major: body.u32(0)?,
         minor: body.u32(4)?,

@@ -37,7 +37,13 @@ fn a_write_names_where_its_bytes_stand() {
 fn a_write_that_lies_about_its_length_is_answered_as_malformed() {
     for claimed in [511, 513, u32::MAX] {
         let bytes = message(abi::op::WRITE, 9, &write_body(0, claimed, &[7; 512]));
-        assert_eq!(parse(&bytes), Err(Malformed::Body { unique: 9, opcode: abi::op::WRITE }));
+        assert_eq!(
+            parse(&bytes),
+            Err(Malformed::Body {
+                unique: 9,
+                opcode: abi::op::WRITE
+            })
+        );
     }
 }
 

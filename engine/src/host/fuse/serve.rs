@@ -55,7 +55,8 @@ impl Server {
                 return rest;
             }
             Operation::Lookup { name } => {
-                let known = scratch.buf.get(START + name.start..START + name.end) == Some(self.file_name.as_bytes());
+                let known =
+                    scratch.buf.get(START + name.start..START + name.end) == Some(self.file_name.as_bytes());
                 self.lookup(header, known);
             }
             Operation::Silent => {}
@@ -81,7 +82,9 @@ impl Server {
             Operation::StatFs => reply.ok(&self.statfs()),
             Operation::Release | Operation::Destroy => reply.done(),
             // Write and Lookup were taken care of by the caller, which has the bytes.
-            Operation::Write { .. } | Operation::Lookup { .. } | Operation::Silent => reply.error(libc::EINVAL),
+            Operation::Write { .. } | Operation::Lookup { .. } | Operation::Silent => {
+                reply.error(libc::EINVAL)
+            }
             Operation::Other(_) => reply.error(libc::ENOSYS),
         }
     }
@@ -176,7 +179,10 @@ impl Server {
             Box::new(move |outcome| match outcome {
                 Ok(Some(data)) if data.len() as u64 == range.len => reply.ok(&data),
                 Ok(_) => {
-                    tracing::error!(?range, "the device answered a read with other bytes than asked for");
+                    tracing::error!(
+                        ?range,
+                        "the device answered a read with other bytes than asked for"
+                    );
                     reply.error(libc::EIO);
                 }
                 Err(error) => reply.outcome(Err(error), &[]),
@@ -205,8 +211,10 @@ impl Server {
     }
 
     fn flush(&self, reply: Reply) {
-        self.device
-            .submit(BlockOp::Flush, Box::new(move |outcome| reply.outcome(outcome.map(drop), &[])));
+        self.device.submit(
+            BlockOp::Flush,
+            Box::new(move |outcome| reply.outcome(outcome.map(drop), &[])),
+        );
     }
 
     fn fallocate(&self, reply: Reply, range: ByteRange, mode: u32) {
@@ -231,7 +239,11 @@ impl Server {
 
     /// All pieces at once: one after the other would nest as deep as there are pieces when each completes at once.
     fn zero(&self, reply: Reply, range: ByteRange) {
-        let piece = range.len.div_ceil(ZERO_PIECES).next_multiple_of(ALIGN as u64).max(ZERO_PIECE);
+        let piece = range
+            .len
+            .div_ceil(ZERO_PIECES)
+            .next_multiple_of(ALIGN as u64)
+            .max(ZERO_PIECE);
         let pieces = Arc::new(Mutex::new(Pieces {
             left: range.len.div_ceil(piece),
             outcome: Ok(()),
@@ -283,7 +295,11 @@ fn on_sectors(range: ByteRange) -> bool {
 fn open_out() -> [u8; 16] {
     let mut out = [0; 16];
     put(&mut out, 0, 1);
-    put32(&mut out, 8, abi::FOPEN_DIRECT_IO | abi::FOPEN_PARALLEL_DIRECT_WRITES);
+    put32(
+        &mut out,
+        8,
+        abi::FOPEN_DIRECT_IO | abi::FOPEN_PARALLEL_DIRECT_WRITES,
+    );
     out
 }
 

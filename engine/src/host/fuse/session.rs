@@ -74,7 +74,14 @@ impl FuseTransport {
         options: FuseOptions,
     ) -> Result<Self, HostError> {
         let (connection, descriptor) = Connection::mount(dir)?;
-        Self::serve(connection, descriptor, file_name, device, options, OnceLock::new())
+        Self::serve(
+            connection,
+            descriptor,
+            file_name,
+            device,
+            options,
+            OnceLock::new(),
+        )
     }
 
     /// Goes on with a connection that another process served until it ended: what that one had read and not
@@ -90,8 +97,12 @@ impl FuseTransport {
         let known = OnceLock::from(handover.negotiated);
         let transport = Self::serve(connection, handover.descriptor, file_name, device, options, known)?;
         if handover.negotiated.resends() {
-            notify_resend(&transport.server.connection)
-                .doing(|| format!("asking the kernel to send again what {} left unanswered", dir.display()))?;
+            notify_resend(&transport.server.connection).doing(|| {
+                format!(
+                    "asking the kernel to send again what {} left unanswered",
+                    dir.display()
+                )
+            })?;
         }
         Ok(transport)
     }
@@ -253,7 +264,10 @@ fn work(server: &Arc<Server>, seat: &Seat) {
             Err(error) => {
                 held = Some(scratch);
                 // A request that was given up while it was being read (ENOENT) or a signal: nothing to it.
-                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR | libc::EAGAIN)) {
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOENT | libc::EINTR | libc::EAGAIN)
+                ) {
                     continue;
                 }
                 failures += 1;
@@ -268,8 +282,13 @@ fn work(server: &Arc<Server>, seat: &Seat) {
 }
 
 fn receive(connection: &File, scratch: &mut Scratch) -> io::Result<usize> {
-    let room = scratch.room().ok_or_else(|| io::Error::other("the buffer is still in use"))?;
-    debug_assert!(room.len() >= MAX_REQUEST + 80, "the kernel refuses to fill a smaller buffer");
+    let room = scratch
+        .room()
+        .ok_or_else(|| io::Error::other("the buffer is still in use"))?;
+    debug_assert!(
+        room.len() >= MAX_REQUEST + 80,
+        "the kernel refuses to fill a smaller buffer"
+    );
     (&*connection).read(room)
 }
 
