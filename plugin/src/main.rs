@@ -8,7 +8,10 @@ use bulkhead::daemon;
 fn main() -> ExitCode {
     let cli = cli::parse();
     match cli.command {
-        Command::Daemon(args) => daemon::main(&args),
+        Command::Daemon(mut args) => {
+            args.set_socket(cli.socket);
+            daemon::main(&args)
+        }
         _ => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(cli::run(cli)),
             Err(error) => {

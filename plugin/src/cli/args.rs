@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use bulkhead_cluster::schema::IoPriority;
+use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{Flags, describe, flag, settings};
 use crate::options::parse_size;
+
+/// Its flag is `--socket`, which all commands share.
+const CONTROL_SOCKET: &str = "control_socket";
 
 /// Highly available volumes for Docker and Swarm.
 #[derive(Debug, Parser)]
@@ -20,14 +23,10 @@ use crate::options::parse_size;
 )]
 pub struct Cli {
     /// Socket of the daemon
-    #[arg(
-        long,
-        global = true,
-        env = "BULKHEAD_CONTROL_SOCKET",
-        default_value = "/run/bulkhead/bulkhead.sock",
-        value_name = "PATH"
-    )]
-    pub socket: PathBuf,
+    ///
+    /// [default: /run/bulkhead/bulkhead.sock]
+    #[arg(long, global = true, env = "BULKHEAD_CONTROL_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
     /// Print JSON instead of tables
     #[arg(short, long, global = true)]
     pub json: bool,
@@ -144,6 +143,19 @@ pub struct DaemonArgs {
     pub flags: Flags,
 }
 
+impl DaemonArgs {
+    /// Takes `--socket`, which all commands have, as the setting that it is for the daemon.
+    pub fn set_socket(&mut self, socket: Option<PathBuf>) {
+        if let Some(socket) = socket.and_then(|socket| socket.into_os_string().into_string().ok()) {
+            self.flags.push((CONTROL_SOCKET.to_owned(), socket));
+        }
+    }
+}
+
+fn has_flag(key: &str) -> bool {
+    key != CONTROL_SOCKET
+}
+
 impl Args for DaemonArgs {
     fn augment_args(command: clap::Command) -> clap::Command {
         let config = Arg::new("config")
@@ -152,12 +164,15 @@ impl Args for DaemonArgs {
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
             .help("Configuration in TOML [default: /etc/bulkhead/bulkhead.toml, if it exists]");
-        let settings = settings().into_iter().map(|(key, default)| {
-            Arg::new(key.clone())
-                .long(flag(&key))
-                .value_name("VALUE")
-                .help(format!("{} [default: {default}]", describe(&key)))
-        });
+        let settings = settings()
+            .into_iter()
+            .filter(|(key, _)| has_flag(key))
+            .map(|(key, default)| {
+                Arg::new(key.clone())
+                    .long(flag(&key))
+                    .value_name("VALUE")
+                    .help(format!("{} [default: {default}]", describe(&key)))
+            });
         command.arg(config).args(settings)
     }
 
@@ -174,7 +189,11 @@ impl FromArgMatches for DaemonArgs {
         };
         Ok(Self {
             config: matches.get_one::<PathBuf>("config").cloned(),
-            flags: settings().into_keys().filter_map(given).collect(),
+            flags: settings()
+                .into_keys()
+                .filter(|key| has_flag(key))
+                .filter_map(given)
+                .collect(),
         })
     }
 

@@ -17,6 +17,8 @@ use clap::{CommandFactory, Parser};
 pub use args::{Cli, Command, DaemonArgs};
 pub use exit::{CliError, Code};
 
+use crate::config::Config;
+
 use client::Client;
 use print::Printer;
 
@@ -28,7 +30,7 @@ pub fn parse() -> Cli {
 /// Carries out a command other than `daemon`.
 pub async fn run(cli: Cli) -> ExitCode {
     let printer = Printer::new(cli.json);
-    let client = Client::new(&cli.socket);
+    let client = Client::new(&cli.socket.unwrap_or_else(|| Config::default().control_socket));
     let done = match cli.command {
         Command::Status => status::run(&client, &printer).await,
         Command::Pool(command) => pool::run(&client, &printer, command).await,

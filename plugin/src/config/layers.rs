@@ -107,6 +107,9 @@ pub fn variable(key: &str) -> String {
 
 /// The flag of a setting, without the dashes.
 pub fn flag(key: &str) -> String {
+    if key == "control_socket" {
+        return "socket".to_owned();
+    }
     key.replace(['.', '_'], "-")
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bulkhead_cluster::schema::{ChangeId, VolumeRecord, VolumeState};
 use bulkhead_cluster::volumes::{Attach, Volume as Stored, VolumeError};
@@ -34,7 +34,6 @@ pub(super) struct Attached {
     pub(super) device: Attachment,
     /// Where its file system is mounted.
     pub(super) target: PathBuf,
-    pub(super) since: SystemTime,
     fs: FsKind,
     options: MountOptions,
     /// Nobody needs it any more, but it could not be let go yet: why.
@@ -99,7 +98,9 @@ impl Daemon {
         }
         let volume = self.find(name).await?;
         if volume.state != VolumeState::Ready {
-            return Err(ServiceError::Busy(format!("volume {name:?} is still being created; try again in a while")));
+            return Err(ServiceError::Busy(format!(
+                "volume {name:?} is still being created; try again in a while"
+            )));
         }
         let (identity, dir) = self.replica_here(&volume)?;
         let wish = Attach::on(self.node, String::new());
@@ -126,7 +127,11 @@ impl Daemon {
 
     /// The volume of a name, as the store has it.
     pub(super) async fn find(&self, name: &str) -> Result<Stored, ServiceError> {
-        let found = self.volumes.by_name(name).await.map_err(|error| volume_failed(&error))?;
+        let found = self
+            .volumes
+            .by_name(name)
+            .await
+            .map_err(|error| volume_failed(&error))?;
         let volume = found.ok_or_else(|| ServiceError::NotFound(name.to_owned()))?;
         self.catalog.note(&volume);
         Ok(volume)
@@ -146,7 +151,9 @@ impl Daemon {
                     self.catalog.note(&held);
                     return Ok(held);
                 }
-                Err(VolumeError::Attached { .. }) if Instant::now() + LOOK < end => tokio::time::sleep(LOOK).await,
+                Err(VolumeError::Attached { .. }) if Instant::now() + LOOK < end => {
+                    tokio::time::sleep(LOOK).await
+                }
                 Err(error) => {
                     // The record may come to name this attachment: the next look at the records releases it.
                     return Err(volume_failed(&error));
@@ -172,8 +179,9 @@ impl Daemon {
         dir: PathBuf,
     ) -> Result<(Arc<Volume>, Attachment), ServiceError> {
         let (name, id) = (record.name.clone(), record.id);
-        let failed =
-            |error: &dyn std::fmt::Display| ServiceError::Failed(format!("volume {name:?} cannot be attached: {error}"));
+        let failed = |error: &dyn std::fmt::Display| {
+            ServiceError::Failed(format!("volume {name:?} cannot be attached: {error}"))
+        };
         let ended = self.ended.clone();
         let told = record.name.clone();
         let mut config = VolumeConfig::new(identity, dir, self.node, record.epoch);
@@ -210,7 +218,6 @@ impl Daemon {
             volume,
             device,
             target: self.dirs.mount_point(record.id),
-            since: SystemTime::now(),
             fs,
             options,
             leaving: Mutex::default(),

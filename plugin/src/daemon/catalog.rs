@@ -68,7 +68,9 @@ impl Catalog {
 
     /// Takes a record that this node has just written or read, ahead of the watch.
     pub(super) fn note(&self, volume: &Volume) {
-        self.content.write().insert(volume.revision, volume.record.clone());
+        self.content
+            .write()
+            .insert(volume.revision, volume.record.clone());
     }
 
     /// The volume of a name.
@@ -80,7 +82,12 @@ impl Catalog {
 
     /// All of them, those that are being deleted too.
     pub(super) fn all(&self) -> Vec<Arc<VolumeRecord>> {
-        self.content.read().volumes.values().map(|(_, record)| record.clone()).collect()
+        self.content
+            .read()
+            .volumes
+            .values()
+            .map(|(_, record)| record.clone())
+            .collect()
     }
 
     /// Records that cannot be read, in words.

@@ -175,7 +175,9 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, ServiceError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
         tracing::error!(%error, "a blocking call broke off");
-        Err(ServiceError::Failed("it broke off; the daemon's log says why".to_owned()))
+        Err(ServiceError::Failed(
+            "it broke off; the daemon's log says why".to_owned(),
+        ))
     })
 }
 
@@ -190,7 +192,9 @@ pub(super) fn volume_failed(error: &VolumeError) -> ServiceError {
     match error {
         VolumeError::NoSuch(name) => ServiceError::NotFound(name.clone()),
         VolumeError::Exists { .. } => ServiceError::Conflict(message),
-        VolumeError::Attached { .. } | VolumeError::Busy(_) | VolumeError::State { .. } => ServiceError::Busy(message),
+        VolumeError::Attached { .. } | VolumeError::Busy(_) | VolumeError::State { .. } => {
+            ServiceError::Busy(message)
+        }
         VolumeError::Store { .. } => ServiceError::Unavailable(message),
         VolumeError::Size { .. } | VolumeError::Places { .. } => ServiceError::Invalid(message),
         _ => ServiceError::Failed(message),

@@ -23,7 +23,11 @@ const LOOK: Duration = Duration::from_millis(200);
 
 impl Daemon {
     /// Makes a volume. Success if it exists and is as asked for.
-    pub(super) async fn create_volume(self: &Arc<Self>, name: &str, request: &VolumeRequest) -> Result<(), ServiceError> {
+    pub(super) async fn create_volume(
+        self: &Arc<Self>,
+        name: &str,
+        request: &VolumeRequest,
+    ) -> Result<(), ServiceError> {
         let end = Instant::now() + self.config.timeout.create.duration().mul_f32(0.8);
         let left = || end.saturating_duration_since(Instant::now());
         let _guard = self.lock(name, "being created or deleted", left()).await?;
@@ -39,7 +43,12 @@ impl Daemon {
         let spec = spec::of_request(&*self.store, name, request).await?;
         let places = self.places(name, &spec).await?;
         let new = NewVolume::new(name, spec, &places, self.node).map_err(|error| volume_failed(&error))?;
-        let volume = match self.volumes.begin_create(&new).await.map_err(|error| volume_failed(&error))? {
+        let volume = match self
+            .volumes
+            .begin_create(&new)
+            .await
+            .map_err(|error| volume_failed(&error))?
+        {
             Begun::Made(volume) => volume,
             Begun::Existing(volume) => return self.settle(volume, request, end).await,
         };
@@ -60,7 +69,12 @@ impl Daemon {
     }
 
     /// One of that name exists: waits until it is ready, and compares it with what is asked for.
-    async fn settle(&self, mut volume: Stored, request: &VolumeRequest, end: Instant) -> Result<(), ServiceError> {
+    async fn settle(
+        &self,
+        mut volume: Stored,
+        request: &VolumeRequest,
+        end: Instant,
+    ) -> Result<(), ServiceError> {
         let name = volume.name.clone();
         let drift = request.drift(&view::as_asked(&volume.spec));
         if !drift.is_empty() {
@@ -71,7 +85,9 @@ impl Daemon {
         }
         while volume.state == VolumeState::Creating {
             if Instant::now() + LOOK >= end {
-                return Err(ServiceError::Busy(format!("volume {name:?} is being created by another node; try again in a while")));
+                return Err(ServiceError::Busy(format!(
+                    "volume {name:?} is being created by another node; try again in a while"
+                )));
             }
             tokio::time::sleep(LOOK).await;
             volume = self.find(&name).await?;
@@ -104,17 +120,21 @@ impl Daemon {
         let (identity, dir) = self.replica_here(volume)?;
         let (here, geometry, name) = (dir.clone(), volume.geometry, volume.name.clone());
         blocking(move || {
-            disk::create(&here, identity, geometry)
-                .map_err(|error| out_of_space(&name, &error))
+            disk::create(&here, identity, geometry).map_err(|error| out_of_space(&name, &error))
         })
         .await?;
         let wish = Attach::on(self.node, "its creation").while_creating();
         let held = self.take(volume, &wish, Instant::now()).await?;
         let (daemon, record) = (self.clone(), held.record.clone());
         let made = blocking(move || daemon.make_file_system(&record, identity, dir)).await;
-        self.release_record(volume.id, &volume.name, wish.attachment).await;
+        self.release_record(volume.id, &volume.name, wish.attachment)
+            .await;
         made?;
-        let ready = self.volumes.finish_create(volume.id).await.map_err(|error| volume_failed(&error))?;
+        let ready = self
+            .volumes
+            .finish_create(volume.id)
+            .await
+            .map_err(|error| volume_failed(&error))?;
         self.catalog.note(&ready);
         Ok(())
     }

@@ -23,7 +23,11 @@ impl Daemon {
             }));
         }
         let volume = self.find(name).await?;
-        if volume.primary.as_ref().is_some_and(|primary| primary.node == self.node) {
+        if volume
+            .primary
+            .as_ref()
+            .is_some_and(|primary| primary.node == self.node)
+        {
             // Not attached here, so an earlier run of this daemon left it so.
             self.volumes
                 .release(volume.id, self.node, None)

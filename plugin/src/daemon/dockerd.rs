@@ -65,7 +65,13 @@ fn dockerds() -> BTreeSet<Process> {
             }
             // The fields after the name, which may itself hold blanks: the 20th of them is the start time.
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            let started = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+            let started = stat
+                .rsplit_once(')')?
+                .1
+                .split_whitespace()
+                .nth(19)?
+                .parse()
+                .ok()?;
             Some((pid, started))
         })
         .collect()
@@ -73,7 +79,8 @@ fn dockerds() -> BTreeSet<Process> {
 
 /// Makes dockerd ask every driver for its volumes.
 async fn ask(api: &Path) -> anyhow::Result<()> {
-    let client: Client<UnixConnector, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(UnixConnector);
+    let client: Client<UnixConnector, Empty<Bytes>> =
+        Client::builder(TokioExecutor::new()).build(UnixConnector);
     let response = client.get(Uri::new(api, "/volumes").into()).await?;
     let status = response.status();
     // Read to the end, so that dockerd has asked everybody.

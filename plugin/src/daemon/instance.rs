@@ -13,7 +13,8 @@ pub(super) struct Instance {
 
 /// Makes the state directory this process's own.
 pub(super) fn lock(state_dir: &Path) -> anyhow::Result<Instance> {
-    fs::create_dir_all(state_dir).with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
+    fs::create_dir_all(state_dir)
+        .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
     let path = state_dir.join("daemon.lock");
     let file = File::options()
         .create(true)

@@ -9,7 +9,7 @@ use bulkhead_cluster::records;
 use bulkhead_cluster::schema::{
     CLUSTER_KEY, ClusterRecord, Extra, NodeDuty, NodeRecord, Timestamp, encode, node_key, node_name_key,
 };
-use bulkhead_cluster::store::{Expect, Store, StoreError, Txn};
+use bulkhead_cluster::store::{Expect, Revision, Store, StoreError, Txn};
 use bulkhead_engine::ids::{ClusterId, NodeId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -39,7 +39,10 @@ pub(super) fn identity(state_dir: &Path) -> anyhow::Result<NodeId> {
     match fs::read(&path) {
         Ok(bytes) => {
             let identity: Identity = serde_json::from_slice(&bytes).with_context(|| {
-                format!("{} is damaged; restore it: without it this node's replicas belong to nobody", path.display())
+                format!(
+                    "{} is damaged; restore it: without it this node's replicas belong to nobody",
+                    path.display()
+                )
             })?;
             Ok(identity.node)
         }
@@ -83,7 +86,9 @@ pub(super) async fn cluster(store: &dyn Store, name: &str) -> anyhow::Result<Clu
             created_at: Timestamp::now(),
             extra: Extra::new(),
         };
-        let made = store.swap(CLUSTER_KEY, Expect::Absent, encode(CLUSTER_KEY, &record)?).await;
+        let made = store
+            .swap(CLUSTER_KEY, Expect::Absent, encode(CLUSTER_KEY, &record)?)
+            .await;
         retry_on_conflict(made)?;
     }
     bail!("the cluster's record in the store is changed by others all the time");
@@ -101,14 +106,16 @@ pub(super) async fn register(store: &dyn Store, node: NodeId, name: &str) -> any
             );
         }
         let found = records::get::<NodeRecord>(store, &key).await?;
-        let mut record = found.as_ref().map_or_else(|| new_record(node, name), |found| found.record.clone());
+        let mut record = found
+            .as_ref()
+            .map_or_else(|| new_record(node, name), |found| found.record.clone());
         let renamed_from = (record.name != name).then(|| record.name.clone());
         name.clone_into(&mut record.name);
         env!("CARGO_PKG_VERSION").clone_into(&mut record.version);
         if named.is_some() && found.as_ref().is_some_and(|found| found.record == record) {
             return Ok(());
         }
-        let expect = |revision| revision.map_or(Expect::Absent, Expect::At);
+        let expect = |revision: Option<Revision>| revision.map_or(Expect::Absent, Expect::At);
         let mut txn = Txn::new()
             .check(&key, expect(found.map(|found| found.revision)))
             .check(&name_key, expect(named.map(|named| named.revision)))

@@ -94,7 +94,11 @@ async fn run(config: Config, promise: &MemoryPromise) -> anyhow::Result<()> {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = config.node_name(), "bulkhead starts");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = config.node_name(),
+        "bulkhead starts"
+    );
 
     let _instance = instance::lock(&config.state_dir)?;
     let faces = Faces::open(&config)?;
@@ -117,11 +121,17 @@ async fn run(config: Config, promise: &MemoryPromise) -> anyhow::Result<()> {
 }
 
 /// Never returns but with an error.
-async fn serve_until_stopped(config: &Config, faces: &Faces, stop: &watch::Sender<bool>) -> anyhow::Result<()> {
+async fn serve_until_stopped(
+    config: &Config,
+    faces: &Faces,
+    stop: &watch::Sender<bool>,
+) -> anyhow::Result<()> {
     let daemon = Daemon::start(config.clone(), &faces.starting).await?;
     faces.daemon.send_replace(Some(daemon.clone()));
-    faces.volumes.send_replace(Some(daemon.clone() as Arc<dyn VolumeService>));
-    faces.node.send_replace(Some(daemon.clone() as Arc<dyn NodeService>));
+    let (volumes, node): (Arc<dyn VolumeService>, Arc<dyn NodeService>) =
+        (Arc::new(daemon.clone()), Arc::new(daemon.clone()));
+    faces.volumes.send_replace(Some(volumes));
+    faces.node.send_replace(Some(node));
     telemetry::ready();
     let pace = Pace::default();
     tokio::join!(

@@ -12,7 +12,12 @@ use crate::service::{NodeService, PoolRequest, PoolView, ServiceError, StatusVie
 impl NodeService for Arc<Daemon> {
     async fn status(&self) -> Result<StatusView, ServiceError> {
         let pools = self.pool_views().await;
-        let volumes: Vec<VolumeView> = self.catalog.all().iter().map(|record| self.view(record)).collect();
+        let volumes: Vec<VolumeView> = self
+            .catalog
+            .all()
+            .iter()
+            .map(|record| self.view(record))
+            .collect();
         let mut states: BTreeMap<String, usize> = BTreeMap::new();
         for volume in &volumes {
             *states.entry(volume.state.clone()).or_default() += 1;
@@ -46,7 +51,11 @@ impl NodeService for Arc<Daemon> {
     }
 
     async fn remove_pool(&self, id: &str) -> Result<(), ServiceError> {
-        let no_such = || ServiceError::NoSuch(format!("there is no pool {id:?} on this node; `bulkhead pool list` shows those that exist"));
+        let no_such = || {
+            ServiceError::NoSuch(format!(
+                "there is no pool {id:?} on this node; `bulkhead pool list` shows those that exist"
+            ))
+        };
         let pool = id.parse().map_err(|_| no_such())?;
         let stored: Vec<String> = self
             .catalog
@@ -93,10 +102,18 @@ impl Daemon {
             ));
         }
         if pools.is_empty() {
-            problems.push("this node has no pool, so no volume can be stored on it; `bulkhead pool add` makes one".to_owned());
+            problems.push(
+                "this node has no pool, so no volume can be stored on it; `bulkhead pool add` makes one"
+                    .to_owned(),
+            );
         }
         for pool in pools.iter().filter(|pool| !pool.healthy) {
-            problems.push(format!("pool {} on {}: {}", pool.id, pool.device.display(), pool.status));
+            problems.push(format!(
+                "pool {} on {}: {}",
+                pool.id,
+                pool.device.display(),
+                pool.status
+            ));
         }
         for volume in volumes.iter().filter(|volume| !volume.healthy) {
             problems.push(format!("volume {:?}: {}", volume.name, volume.status));

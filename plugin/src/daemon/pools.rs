@@ -76,6 +76,7 @@ impl Pools {
     }
 
     pub(super) async fn remove(&self, id: PoolId) -> Result<(), ServiceError> {
-        std::fs::remove_dir_all(self.dir.join(id.to_string())).map_err(|error| ServiceError::Failed(error.to_string()))
+        std::fs::remove_dir_all(self.dir.join(id.to_string()))
+            .map_err(|error| ServiceError::Failed(error.to_string()))
     }
 }

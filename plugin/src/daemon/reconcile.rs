@@ -47,7 +47,10 @@ pub(super) async fn keep_up(daemon: Arc<Daemon>, mut stop: watch::Receiver<bool>
 
 impl Daemon {
     fn is_left_over(&self, record: &VolumeRecord) -> bool {
-        let held_here = record.primary.as_ref().is_some_and(|primary| primary.node == self.node);
+        let held_here = record
+            .primary
+            .as_ref()
+            .is_some_and(|primary| primary.node == self.node);
         match record.state {
             VolumeState::Creating => record.creator == self.node,
             VolumeState::Deleting => record.replicas_on(self.node).next().is_some(),
@@ -57,7 +60,12 @@ impl Daemon {
 
     /// Under the lock of the name, and so with nobody else at work on it.
     async fn tidy(&self, seen: &VolumeRecord) -> Result<(), ServiceError> {
-        let Some(now) = self.volumes.by_id(seen.id).await.map_err(|error| volume_failed(&error))? else {
+        let Some(now) = self
+            .volumes
+            .by_id(seen.id)
+            .await
+            .map_err(|error| volume_failed(&error))?
+        else {
             return Ok(());
         };
         self.catalog.note(&now);

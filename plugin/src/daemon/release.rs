@@ -70,9 +70,12 @@ impl Daemon {
         match report {
             Ok(report) if report.is_clean() => tracing::info!(volume = attached.name, "released"),
             Ok(report) => tracing::warn!(volume = attached.name, ?report, "released by force"),
-            Err(error) => tracing::error!(volume = attached.name, %error, "it could not be released in order"),
+            Err(error) => {
+                tracing::error!(volume = attached.name, %error, "it could not be released in order")
+            }
         }
-        self.release_record(attached.id, &attached.name, attached.attachment).await;
+        self.release_record(attached.id, &attached.name, attached.attachment)
+            .await;
     }
 
     /// A volume has ended by itself: its users get errors, and then it goes.
@@ -85,7 +88,10 @@ impl Daemon {
         // Without the lock: whoever has it may be waiting for this very device.
         let device = attached.clone();
         let aborted = blocking(move || {
-            device.device.abort().map_err(|error| ServiceError::Failed(error.to_string()))
+            device
+                .device
+                .abort()
+                .map_err(|error| ServiceError::Failed(error.to_string()))
         });
         if let Err(error) = aborted.await {
             tracing::warn!(volume = name, %error, "its connection could not be aborted");
@@ -94,7 +100,10 @@ impl Daemon {
             let Ok(_guard) = self.lock(name, "being taken down", Duration::from_secs(60)).await else {
                 continue;
             };
-            if self.attached(name).is_some_and(|now| Arc::ptr_eq(&now, &attached)) {
+            if self
+                .attached(name)
+                .is_some_and(|now| Arc::ptr_eq(&now, &attached))
+            {
                 self.detach(&attached).await;
             }
             return;
@@ -114,14 +123,22 @@ impl Daemon {
             if let Ok(report) = report
                 && !report.is_clean()
             {
-                tracing::warn!(volume = attached.name, ?report, "it was taken away from what uses it");
+                tracing::warn!(
+                    volume = attached.name,
+                    ?report,
+                    "it was taken away from what uses it"
+                );
             }
             self.attached.lock().remove(&attached.name);
-            self.release_record(attached.id, &attached.name, attached.attachment).await;
+            self.release_record(attached.id, &attached.name, attached.attachment)
+                .await;
         };
         if timeout(limit, join_all(all.into_iter().map(one))).await.is_err() {
             let left: Vec<String> = self.attached.lock().keys().cloned().collect();
-            tracing::warn!(?left, "not everything could be unmounted in time; the next start cleans up");
+            tracing::warn!(
+                ?left,
+                "not everything could be unmounted in time; the next start cleans up"
+            );
         }
     }
 }
@@ -139,7 +156,9 @@ async fn keep_trying(daemon: Weak<Daemon>, attached: Arc<Attached>) {
         let Ok(_guard) = daemon.lock(&name, "being released", Duration::from_secs(5)).await else {
             continue;
         };
-        let same = daemon.attached(&name).is_some_and(|now| Arc::ptr_eq(&now, &attached));
+        let same = daemon
+            .attached(&name)
+            .is_some_and(|now| Arc::ptr_eq(&now, &attached));
         if !same || attached.leaving.lock().is_none() {
             return;
         }

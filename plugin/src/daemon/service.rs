@@ -50,7 +50,12 @@ impl VolumeService for Arc<Daemon> {
     }
 
     async fn list(&self) -> Result<Vec<VolumeView>, ServiceError> {
-        let mut views: Vec<VolumeView> = self.catalog.all().iter().map(|record| self.view(record)).collect();
+        let mut views: Vec<VolumeView> = self
+            .catalog
+            .all()
+            .iter()
+            .map(|record| self.view(record))
+            .collect();
         views.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(views)
     }

@@ -15,7 +15,11 @@ use crate::service::ServiceError;
 const DEFAULT_SIZE: u64 = 1 << 30;
 
 /// Makes a spec, and checks what can be checked before anything is made.
-pub(super) async fn of_request(store: &dyn Store, name: &str, request: &VolumeRequest) -> Result<VolumeSpec, ServiceError> {
+pub(super) async fn of_request(
+    store: &dyn Store,
+    name: &str,
+    request: &VolumeRequest,
+) -> Result<VolumeSpec, ServiceError> {
     let class = class_of(store, request.class.as_deref()).await?;
     let spec = fill(request, class.as_ref());
     check(name, &spec)?;
@@ -33,21 +37,28 @@ async fn class_of(store: &dyn Store, asked: Option<&str>) -> Result<Option<Class
         },
     };
     let key = class_key(&name).map_err(|error| ServiceError::Invalid(error.to_string()))?;
-    if let Some(found) = records::get::<ClassRecord>(store, &key).await.map_err(|error| failed(&error))? {
+    if let Some(found) = records::get::<ClassRecord>(store, &key)
+        .await
+        .map_err(|error| failed(&error))?
+    {
         return Ok(Some(found.record));
     }
-    let (classes, _, _) = records::list::<ClassRecord>(store, CLASSES).await.map_err(|error| failed(&error))?;
+    let (classes, _, _) = records::list::<ClassRecord>(store, CLASSES)
+        .await
+        .map_err(|error| failed(&error))?;
     let known: Vec<&str> = classes.iter().map(|class| class.name.as_str()).collect();
-    let known = if known.is_empty() { "there is none yet".to_owned() } else { format!("there are {}", known.join(", ")) };
+    let known = if known.is_empty() {
+        "there is none yet".to_owned()
+    } else {
+        format!("there are {}", known.join(", "))
+    };
     Err(ServiceError::Invalid(format!(
         "option class={name:?}: there is no such storage class; {known}. Leave it out, or name one that exists"
     )))
 }
 
 fn fill(request: &VolumeRequest, class: Option<&ClassRecord>) -> VolumeSpec {
-    let mut spec = VolumeSpec::new(
-        request.size.or_else(|| class?.size).unwrap_or(DEFAULT_SIZE),
-    );
+    let mut spec = VolumeSpec::new(request.size.or_else(|| class?.size).unwrap_or(DEFAULT_SIZE));
     spec.repl = request.repl.or_else(|| class?.repl).unwrap_or(1);
     spec.fs = request.fs.or_else(|| class?.fs).unwrap_or_default();
     spec.io_priority = request.io_priority.or_else(|| class?.io_priority);
@@ -55,8 +66,14 @@ fn fill(request: &VolumeRequest, class: Option<&ClassRecord>) -> VolumeSpec {
     spec.nodes = request.nodes.clone();
     spec.labels = class.map(|class| class.labels.clone()).unwrap_or_default();
     spec.labels.extend(request.labels.clone());
-    spec.mount_options = text(&request.mount_options, class.and_then(|class| class.mount_options.as_ref()));
-    spec.mkfs_options = text(&request.mkfs_options, class.and_then(|class| class.mkfs_options.as_ref()));
+    spec.mount_options = text(
+        &request.mount_options,
+        class.and_then(|class| class.mount_options.as_ref()),
+    );
+    spec.mkfs_options = text(
+        &request.mkfs_options,
+        class.and_then(|class| class.mkfs_options.as_ref()),
+    );
     spec
 }
 
@@ -74,7 +91,9 @@ fn check(name: &str, spec: &VolumeSpec) -> Result<(), ServiceError> {
             format_size(spec.size)
         )));
     }
-    mkfs(spec).validate().map_err(|error| invalid(error.to_string()))?;
+    mkfs(spec)
+        .validate()
+        .map_err(|error| invalid(error.to_string()))?;
     MountOptions::parse(kind(spec.fs), &spec.mount_options).map_err(|error| invalid(error.to_string()))?;
     Ok(())
 }
@@ -110,8 +129,14 @@ mod tests {
         class.repl = Some(2);
         class.io_priority = Some(IoPriority::High);
         class.labels.insert("tier".to_owned(), "gold".to_owned());
-        let spec = fill(&parse([("size", "5G"), ("labels", "app=x"), ("repl", "3")])?, Some(&class));
-        assert_eq!((spec.size, spec.repl, spec.io_priority), (5 << 30, 3, Some(IoPriority::High)));
+        let spec = fill(
+            &parse([("size", "5G"), ("labels", "app=x"), ("repl", "3")])?,
+            Some(&class),
+        );
+        assert_eq!(
+            (spec.size, spec.repl, spec.io_priority),
+            (5 << 30, 3, Some(IoPriority::High))
+        );
         assert_eq!(spec.labels.len(), 2);
         assert_eq!(spec.class.as_deref(), Some("gold"));
         let plain = fill(&parse([])?, None);
@@ -135,7 +160,10 @@ mod tests {
                     _ => request.mkfs_options = Some(value.to_owned()),
                 }
             }
-            let refused = check("v", &fill(&request, None)).err().map(|error| error.to_string()).unwrap_or_default();
+            let refused = check("v", &fill(&request, None))
+                .err()
+                .map(|error| error.to_string())
+                .unwrap_or_default();
             assert!(refused.contains(part), "{refused}");
         }
         Ok(())

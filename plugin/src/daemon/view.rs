@@ -43,7 +43,9 @@ impl Condition {
 impl Daemon {
     /// A volume as this node sees it; asks nobody.
     pub(super) fn view(&self, record: &VolumeRecord) -> VolumeView {
-        let attached = self.attached(&record.name).filter(|attached| attached.id == record.id);
+        let attached = self
+            .attached(&record.name)
+            .filter(|attached| attached.id == record.id);
         let condition = self.condition(record, attached.as_deref());
         let spec = &record.spec;
         let said = |text: &String| (!text.is_empty()).then(|| text.clone());
@@ -69,7 +71,11 @@ impl Daemon {
             labels: spec.labels.clone(),
             mount_options: said(&spec.mount_options),
             mkfs_options: said(&spec.mkfs_options),
-            replicas: record.replicas.iter().map(|replica| self.replica_view(replica)).collect(),
+            replicas: record
+                .replicas
+                .iter()
+                .map(|replica| self.replica_view(replica))
+                .collect(),
             attached: record.primary.as_ref().map(|primary| AttachedView {
                 node: self.name_of(primary.node),
                 since: Some(primary.since.into()),
@@ -91,7 +97,11 @@ impl Daemon {
     }
 
     fn name_of(&self, node: bulkhead_engine::ids::NodeId) -> String {
-        if node == self.node { self.node_name.clone() } else { node.to_string() }
+        if node == self.node {
+            self.node_name.clone()
+        } else {
+            node.to_string()
+        }
     }
 
     fn condition(&self, record: &VolumeRecord, attached: Option<&Attached>) -> Condition {
@@ -113,11 +123,17 @@ impl Daemon {
         {
             return Condition::ill(
                 "failed",
-                format!("down: its pool {} is not there; see `bulkhead pool list`", replica.pool),
+                format!(
+                    "down: its pool {} is not there; see `bulkhead pool list`",
+                    replica.pool
+                ),
             );
         }
         match &record.primary {
-            Some(primary) => Condition::well("attached", format!("up, attached on {}", self.name_of(primary.node))),
+            Some(primary) => Condition::well(
+                "attached",
+                format!("up, attached on {}", self.name_of(primary.node)),
+            ),
             None => Condition::well("ready", "up, detached"),
         }
     }
@@ -125,7 +141,9 @@ impl Daemon {
     /// The same with how much it takes, as far as that can be found out at once.
     pub(super) async fn view_with_usage(&self, record: &VolumeRecord) -> VolumeView {
         let mut view = self.view(record);
-        let attached = self.attached(&record.name).filter(|attached| attached.id == record.id);
+        let attached = self
+            .attached(&record.name)
+            .filter(|attached| attached.id == record.id);
         let dir = self.replica_here(record).ok().map(|(_, dir)| dir);
         let measured = tokio::task::spawn_blocking(move || measure(attached.as_ref(), dir));
         if let Ok(Ok((allocated, used))) = timeout(USAGE, measured).await {
@@ -142,16 +160,24 @@ fn attached_condition(attached: &Attached, here: &str) -> Condition {
     }
     let status = attached.volume.status();
     if let Some(failure) = status.local.failure {
-        return Condition::ill("failed", format!("down: its replica on {here} has failed ({failure})"));
+        return Condition::ill(
+            "failed",
+            format!("down: its replica on {here} has failed ({failure})"),
+        );
     }
     if status.local.pool_full {
         return Condition::ill(
             "attached",
-            format!("up, attached on {here}, but its pool is full and writes fail; delete volumes, trim file systems or enlarge the pool"),
+            format!(
+                "up, attached on {here}, but its pool is full and writes fail; delete volumes, trim file systems or enlarge the pool"
+            ),
         );
     }
     match attached.leaving.lock().as_ref() {
-        Some(why) => Condition::well("attached", format!("up, attached on {here}; it is released when it can be: {why}")),
+        Some(why) => Condition::well(
+            "attached",
+            format!("up, attached on {here}; it is released when it can be: {why}"),
+        ),
         None => Condition::well("attached", format!("up, attached on {here}")),
     }
 }
@@ -190,4 +216,3 @@ pub(super) fn as_asked(spec: &VolumeSpec) -> VolumeRequest {
         mkfs_options: said(&spec.mkfs_options),
     }
 }
-

@@ -79,7 +79,10 @@ pub(crate) fn as_request(view: &VolumeView) -> VolumeRequest {
         size: Some(view.size),
         repl: Some(view.repl),
         fs: view.fs.parse().ok(),
-        io_priority: view.io_priority.as_deref().and_then(|priority| priority.parse().ok()),
+        io_priority: view
+            .io_priority
+            .as_deref()
+            .and_then(|priority| priority.parse().ok()),
         class: view.class.clone(),
         nodes: view.nodes.clone(),
         labels: view.labels.clone(),

@@ -46,7 +46,9 @@ pub(super) fn repl(key: &str, value: &str) -> Result<u8, OptionError> {
 }
 
 pub(super) fn file_system(key: &str, value: &str) -> Result<Fs, OptionError> {
-    value.parse().map_err(|_| bad(key, value, "the file system is ext4, xfs or btrfs"))
+    value
+        .parse()
+        .map_err(|_| bad(key, value, "the file system is ext4, xfs or btrfs"))
 }
 
 pub(super) fn io_priority(key: &str, value: &str) -> Result<IoPriority, OptionError> {
