@@ -4,9 +4,11 @@
 //! - [`store`]: the trait that etcd, Consul and the embedded SQLite implement, and a watcher without gaps.
 //! - [`sqlite`]: the embedded store of a single node.
 //! - [`schema`]: the keys and records.
+//! - [`classes`]: storage classes.
 //! - [`placement`]: where a volume's replicas go.
 //! - [`volumes`]: the life of a volume as changes of its record, and who may attach it.
 
+pub mod classes;
 pub mod placement;
 pub mod records;
 pub mod schema;

@@ -3,5 +3,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod conformance;
+mod lossy;
 mod sqlite;
 mod support;
+mod volumes;

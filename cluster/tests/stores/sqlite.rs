@@ -68,6 +68,7 @@ mod suite_on_a_file {
     use super::*;
 
     suite!(File::new());
+    crate::volumes::volume_suite!(File::new());
 }
 
 #[tokio::test]
