@@ -5,10 +5,12 @@
 //! - [`sqlite`]: the embedded store of a single node.
 //! - [`schema`]: the keys and records.
 //! - [`classes`]: storage classes.
+//! - [`nodes`]: who belongs to the cluster, who lives, and what pools there are.
 //! - [`placement`]: where a volume's replicas go.
 //! - [`volumes`]: the life of a volume as changes of its record, and who may attach it.
 
 pub mod classes;
+pub mod nodes;
 pub mod placement;
 pub mod records;
 pub mod schema;

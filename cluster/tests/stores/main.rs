@@ -4,6 +4,7 @@
 
 mod conformance;
 mod lossy;
+mod nodes;
 mod sqlite;
 mod support;
 mod volumes;

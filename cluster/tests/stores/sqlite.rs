@@ -69,6 +69,7 @@ mod suite_on_a_file {
 
     suite!(File::new());
     crate::volumes::volume_suite!(File::new());
+    crate::nodes::node_suite!(File::new());
 }
 
 #[tokio::test]
