@@ -9,12 +9,14 @@
 //! | `format` | superblock, intent and stamps: bytes to structs and back |
 //! | `wire` | frames, messages and the handshake between a primary and a replica |
 //! | `machine` | the pure state machines: every rule of docs/replication.md |
-//! | `disk` | the files of a replica, and the pools they lie in |
+//! | `disk` | the files of a replica |
 //! | `link` | sessions between nodes |
-//! | `host` | what the kernel is asked for: FUSE file, loop device, file system, mounts |
+//! | [`host`] | what the kernel is asked for: FUSE file, loop device, file system, mounts |
+//! | [`pool`] | the file systems on this host that replicas lie in |
 //! | `node` | the shell around the machines: turns their actions into disk, link and store calls |
 
 pub mod geometry;
 pub mod host;
 pub mod ids;
 pub mod io;
+pub mod pool;
