@@ -1,7 +1,7 @@
 //! What the volume costs on top of its file: the same requests on a plain file and on a volume over one, in turn, on the
 //! same file system. Only the ratio means something: it says what the permit, the two machines and the range lock cost.
 //!
-//! `cargo run --release -p bulkhead-engine --example overhead -- [DIRECTORY] [direct]`
+//! `cargo run --release -p bulkhead-engine --example overhead -- [DIRECTORY] [direct] [only=PART OF A NAME]`
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 use std::path::Path;
@@ -52,71 +52,59 @@ struct Case {
     write: bool,
     len: u64,
     threads: u64,
-    /// A flush after every so many writes.
-    flush_every: u64,
+    /// Requests in flight from each thread.
+    depth: usize,
+    /// A flush after every write.
+    flush: bool,
+    /// The page cache is emptied first.
+    cold: bool,
+}
+
+const fn case(name: &'static str, write: bool, len: u64, threads: u64) -> Case {
+    Case {
+        name,
+        write,
+        len,
+        threads,
+        depth: 1,
+        flush: false,
+        cold: false,
+    }
 }
 
 const CASES: &[Case] = &[
+    case("write 4 KiB, 1 thread", true, 4096, 1),
+    case("write 4 KiB, 4 threads", true, 4096, 4),
+    case("read 4 KiB, 1 thread", false, 4096, 1),
+    case("read 4 KiB, 4 threads", false, 4096, 4),
+    case("write 1 MiB, 1 thread", true, 1 << 20, 1),
+    case("read 1 MiB, 1 thread", false, 1 << 20, 1),
     Case {
-        name: "write 4 KiB, 1 thread",
-        write: true,
-        len: 4096,
-        threads: 1,
-        flush_every: 0,
+        cold: true,
+        ..case("cold read 4 KiB, 1 thread", false, 4096, 1)
     },
     Case {
-        name: "write 4 KiB, 4 threads",
-        write: true,
-        len: 4096,
-        threads: 4,
-        flush_every: 0,
+        cold: true,
+        depth: 16,
+        ..case("cold read 4 KiB, 2 threads of 16", false, 4096, 2)
     },
     Case {
-        name: "read 4 KiB, 1 thread",
-        write: false,
-        len: 4096,
-        threads: 1,
-        flush_every: 0,
+        flush: true,
+        ..case("write 4 KiB + flush, 1 thread", true, 4096, 1)
     },
     Case {
-        name: "read 4 KiB, 4 threads",
-        write: false,
-        len: 4096,
-        threads: 4,
-        flush_every: 0,
-    },
-    Case {
-        name: "write 1 MiB, 1 thread",
-        write: true,
-        len: 1 << 20,
-        threads: 1,
-        flush_every: 0,
-    },
-    Case {
-        name: "read 1 MiB, 1 thread",
-        write: false,
-        len: 1 << 20,
-        threads: 1,
-        flush_every: 0,
-    },
-    Case {
-        name: "write 4 KiB + flush, 1 thread",
-        write: true,
-        len: 4096,
-        threads: 1,
-        flush_every: 1,
-    },
-    Case {
-        name: "write 4 KiB + flush, 4 threads",
-        write: true,
-        len: 4096,
-        threads: 4,
-        flush_every: 1,
+        flush: true,
+        ..case("write 4 KiB + flush, 4 threads", true, 4096, 4)
     },
 ];
 
 /// Operations in one turn.
-fn turn(device: &dyn BlockDevice, case: Case) -> u64 {
+fn turn(device: &dyn BlockDevice, file: &Path, case: Case) -> u64 {
+    if case.cold {
+        submit(device, BlockOp::Flush);
+        let file = std::fs::File::open(file).unwrap();
+        nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+    }
     let done = AtomicU64::new(0);
     let until = Instant::now() + TURN;
     std::thread::scope(|scope| {
@@ -125,25 +113,25 @@ fn turn(device: &dyn BlockDevice, case: Case) -> u64 {
             scope.spawn(move || {
                 let mut rng = SmallRng::seed_from_u64(thread);
                 let data = Data::copy_of(&vec![7; case.len as usize]);
+                let window = Window::default();
                 let mut count = 0;
                 while Instant::now() < until {
                     let offset = rng.random_range(0..SIZE / case.len) * case.len;
-                    submit(
-                        device,
-                        if case.write {
-                            BlockOp::Write {
-                                offset,
-                                data: data.clone(),
-                            }
-                        } else {
-                            BlockOp::Read(ByteRange::new(offset, case.len))
-                        },
-                    );
+                    let op = if case.write {
+                        BlockOp::Write {
+                            offset,
+                            data: data.clone(),
+                        }
+                    } else {
+                        BlockOp::Read(ByteRange::new(offset, case.len))
+                    };
+                    window.submit(device, op, case.depth);
                     count += 1;
-                    if case.flush_every > 0 && count % case.flush_every == 0 {
-                        submit(device, BlockOp::Flush);
+                    if case.flush {
+                        window.submit(device, BlockOp::Flush, case.depth);
                     }
                 }
+                window.wait_below(1);
                 done.fetch_add(count, Ordering::Relaxed);
             });
         }
@@ -151,22 +139,45 @@ fn turn(device: &dyn BlockDevice, case: Case) -> u64 {
     done.into_inner()
 }
 
-/// Submits and waits, as a front end's thread does: without a hop if the completion comes at once.
-fn submit(device: &dyn BlockDevice, op: BlockOp) {
-    let thread = std::thread::current();
-    let outcome = Arc::new(AtomicU64::new(0));
-    let told = outcome.clone();
-    device.submit(
-        op,
-        Box::new(move |result| {
-            told.store(if result.is_ok() { 1 } else { 2 }, Ordering::Release);
-            thread.unpark();
-        }),
-    );
-    while outcome.load(Ordering::Acquire) == 0 {
-        std::thread::park();
+/// One thread's requests in flight. As a front end's thread, it takes no hop if a completion comes at once.
+struct Window {
+    thread: std::thread::Thread,
+    in_flight: Arc<AtomicU64>,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            thread: std::thread::current(),
+            in_flight: Arc::default(),
+        }
     }
-    assert_eq!(outcome.load(Ordering::Acquire), 1, "a request failed");
+}
+
+impl Window {
+    fn submit(&self, device: &dyn BlockDevice, op: BlockOp, depth: usize) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let (thread, in_flight) = (self.thread.clone(), self.in_flight.clone());
+        device.submit(
+            op,
+            Box::new(move |result| {
+                assert!(result.is_ok(), "a request failed");
+                in_flight.fetch_sub(1, Ordering::Release);
+                thread.unpark();
+            }),
+        );
+        self.wait_below(depth as u64);
+    }
+
+    fn wait_below(&self, depth: u64) {
+        while self.in_flight.load(Ordering::Acquire) >= depth {
+            std::thread::park();
+        }
+    }
+}
+
+fn submit(device: &dyn BlockDevice, op: BlockOp) {
+    Window::default().submit(device, op, 1);
 }
 
 fn main() {
@@ -178,9 +189,10 @@ fn main() {
         Caching::PageCache
     };
     let place = tempfile::tempdir_in(parent).unwrap();
-    let plain = place.path().join("plain");
-    std::fs::File::create(&plain).unwrap().set_len(SIZE).unwrap();
-    let plain = PlainFile(OsFile::open(&plain, caching).unwrap());
+    let plain_path = place.path().join("plain");
+    std::fs::File::create(&plain_path).unwrap().set_len(SIZE).unwrap();
+    let plain = PlainFile(OsFile::open(&plain_path, caching).unwrap());
+    let volume_path = place.path().join("volume").join(disk::DATA_FILE);
     let volume = open_volume(place.path(), caching);
     println!("direct I/O: {}", plain.0.is_direct());
     for offset in (0..SIZE).step_by(1 << 20) {
@@ -199,22 +211,28 @@ fn main() {
 
     println!(
         "{:34} {:>12} {:>12} {:>8} {:>12}",
-        "", "file, op/s", "volume, op/s", "ratio", "added, µs/op"
+        "", "file, op/s", "volume, op/s", "ratio", "more, µs"
     );
-    for &case in CASES {
+    let only = arguments
+        .iter()
+        .find_map(|argument| argument.strip_prefix("only="));
+    for &case in CASES
+        .iter()
+        .filter(|case| only.is_none_or(|only| case.name.contains(only)))
+    {
         // In turn, and the median of each: a noisy neighbour hits both.
         let mut counts: [Vec<u64>; 2] = Default::default();
         for _ in 0..TURNS {
-            counts[0].push(turn(&plain, case));
-            counts[1].push(turn(volume.as_ref(), case));
+            counts[0].push(turn(&plain, &plain_path, case));
+            counts[1].push(turn(volume.as_ref(), &volume_path, case));
         }
         let [file, ours] = counts.map(|mut counts| {
             counts.sort_unstable();
             counts[TURNS / 2] as f64 / TURN.as_secs_f64()
         });
-        let per_op = |rate: f64| 1e6 * case.threads as f64 / rate;
+        let per_op = |rate: f64| 1e6 * (case.threads * case.depth as u64) as f64 / rate;
         println!(
-            "{:34} {file:12.0} {ours:12.0} {:8.2} {:12.2}",
+            "{:34} {file:12.0} {ours:12.0} {:8.2} {:10.2}",
             case.name,
             ours / file,
             per_op(ours) - per_op(file)
