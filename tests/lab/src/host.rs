@@ -22,6 +22,9 @@ use crate::service::Service;
 /// How long a host may take to come up.
 const START: Duration = Duration::from_secs(30);
 
+/// How long it may take until nothing is left of a host.
+const END: Duration = Duration::from_secs(30);
+
 /// A machine of its own, as far as programs on it can tell.
 ///
 /// Its root file system is the machine's, with what it writes kept in memory. `/run`, `/tmp`, `/var/lib/docker` and
@@ -30,7 +33,8 @@ const START: Duration = Duration::from_secs(30);
 pub struct Host {
     name: String,
     dir: PathBuf,
-    init: Child,
+    /// Stays outside, and clears away when the host has ended.
+    guardian: Child,
     /// The host ends when this is closed.
     alive: Option<ChildStdin>,
     /// Its first process, as the machine sees it.
@@ -62,16 +66,16 @@ impl Host {
         let mut command = init.to_command();
         let log = dir.join("init.log");
         let errors = fs::File::create(&log)?;
-        let mut init = command
+        let mut guardian = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(errors)
             .spawn()?;
-        let alive = init.stdin.take();
+        let alive = guardian.stdin.take();
         let mut host = Self {
             name,
             dir,
-            init,
+            guardian,
             alive,
             pid: 0,
         };
@@ -143,7 +147,7 @@ impl Host {
 
     fn await_ready(&mut self) -> Result<u32> {
         let stdout = self
-            .init
+            .guardian
             .stdout
             .take()
             .context("no pipe to the host's first process")?;
@@ -163,14 +167,18 @@ impl Host {
     }
 
     fn end(&mut self) -> Result<()> {
-        let loops = leaks::loops_of(self).unwrap_or_default();
         self.alive = None;
-        if !matches!(wait_child(&mut self.init, Duration::from_secs(5)), Ok(Some(_))) {
-            kill_group(&mut self.init);
+        match wait_child(&mut self.guardian, END)? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => bail!(
+                "{status}: {}",
+                fs::read_to_string(self.dir.join("init.log")).unwrap_or_default()
+            ),
+            None => {
+                kill_group(&mut self.guardian);
+                bail!("it did not end within {END:?}")
+            }
         }
-        leaks::detach(&loops)?;
-        leaks::remove_cgroups(&self.name)?;
-        fs::remove_dir_all(&self.dir).with_context(|| format!("cannot remove {}", self.dir.display()))
     }
 }
 
@@ -181,6 +189,11 @@ impl Drop for Host {
                 print_logs(&self.dir);
             }
             if let Err(error) = self.end() {
+                // A test that leaves something behind has failed, whatever else it saw.
+                #[expect(clippy::panic, reason = "the only way in which a destructor can fail a test")]
+                if !thread::panicking() {
+                    panic!("host {} left something behind: {error:#}", self.name);
+                }
                 eprintln!("host {}: {error:#}", self.name);
             }
         }

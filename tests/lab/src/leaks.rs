@@ -24,7 +24,7 @@ pub struct Census(BTreeSet<String>);
 
 /// A loop device and the identity of the file behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct Loop {
+struct Loop {
     name: String,
     #[serde(rename = "back-ino")]
     inode: Option<u64>,
@@ -36,8 +36,9 @@ pub(crate) struct Loop {
 
 impl Census {
     pub(crate) fn take(host: &Host) -> Result<Self> {
+        let pid = host.pid();
         let mut all = BTreeSet::new();
-        for process in processes(host)? {
+        for process in processes(pid)? {
             let line = fs::read(process.join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             // A kernel thread or a zombie has no command line.
@@ -46,11 +47,11 @@ impl Census {
                 all.insert(format!("process {} {}", name.trim(), line.trim()));
             }
         }
-        for mount in mounts(host.pid())? {
+        for mount in mounts(pid)? {
             all.insert(format!("mount {} on {}", mount.kind, mount.point));
         }
         all.extend(
-            loops_of(host)?
+            loops_of(pid, host.dir())?
                 .iter()
                 .map(|l| format!("loop device {} on {:?}", l.name, l.file)),
         );
@@ -84,8 +85,19 @@ impl fmt::Display for Census {
     }
 }
 
+/// Ends a host from outside: its processes by `stop`, then its loop devices and control groups, and its folder at last.
+///
+/// Loop devices are looked for before the end, for afterwards nobody can tell whose they were.
+pub fn clear(init: u32, name: &str, dir: &Path, stop: impl FnOnce() -> Result<()>) -> Result<()> {
+    let loops = loops_of(init, dir)?;
+    stop()?;
+    detach(&loops)?;
+    remove_cgroups(name)?;
+    fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))
+}
+
 /// The loop devices whose file is on the host's disk or on a file system that only this host has mounted.
-pub(crate) fn loops_of(host: &Host) -> Result<Vec<Loop>> {
+fn loops_of(init: u32, dir: &Path) -> Result<Vec<Loop>> {
     let all = all_loops()?;
     if all.is_empty() {
         return Ok(all);
@@ -96,7 +108,7 @@ pub(crate) fn loops_of(host: &Host) -> Result<Vec<Loop>> {
         .collect();
     let mut devices = BTreeSet::new();
     let mut namespaces = BTreeSet::new();
-    for process in processes(host)? {
+    for process in processes(init)? {
         // Plugins and containers have mount namespaces of their own.
         if let Ok(namespace) = fs::read_link(process.join("ns/mnt"))
             && namespaces.insert(namespace)
@@ -105,14 +117,9 @@ pub(crate) fn loops_of(host: &Host) -> Result<Vec<Loop>> {
             devices.extend(text.lines().filter_map(Mount::parse).map(|m| m.device));
         }
     }
-    devices.extend(
-        mounts(host.pid())
-            .unwrap_or_default()
-            .into_iter()
-            .map(|m| m.device),
-    );
+    devices.extend(mounts(init).unwrap_or_default().into_iter().map(|m| m.device));
     let mut inodes = BTreeSet::new();
-    files_below(&host.dir().join("disk"), &mut inodes);
+    files_below(&dir.join("disk"), &mut inodes);
     Ok(all
         .into_iter()
         .filter(|l| {
@@ -124,8 +131,10 @@ pub(crate) fn loops_of(host: &Host) -> Result<Vec<Loop>> {
 }
 
 /// Detaches loop devices that are still what they were when they were listed.
-pub(crate) fn detach(loops: &[Loop]) -> Result<()> {
-    let same = |l: &Loop| Ok::<_, anyhow::Error>(all_loops()?.contains(l));
+fn detach(loops: &[Loop]) -> Result<()> {
+    // Not the path: it is told differently once the host's mounts are gone.
+    let is = |a: &Loop, b: &Loop| a.name == b.name && a.inode == b.inode && a.device == b.device;
+    let same = |l: &Loop| Ok::<_, anyhow::Error>(all_loops()?.iter().any(|other| is(l, other)));
     for l in loops {
         if same(l)? {
             // The kernel may have detached it in this moment; the wait below tells.
@@ -140,7 +149,7 @@ pub(crate) fn detach(loops: &[Loop]) -> Result<()> {
 }
 
 /// Removes a host's control groups, from the leaves up.
-pub(crate) fn remove_cgroups(name: &str) -> Result<()> {
+fn remove_cgroups(name: &str) -> Result<()> {
     let mut tops = vec![PathBuf::from("/sys/fs/cgroup").join(name)];
     for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         tops.push(hierarchy.path().join(name));
@@ -184,8 +193,8 @@ fn all_loops() -> Result<Vec<Loop>> {
 }
 
 /// The folders below `/proc` of the host's processes but for its first, seen through the host's own `/proc`.
-fn processes(host: &Host) -> Result<Vec<PathBuf>> {
-    let top = host.outside("/proc");
+fn processes(init: u32) -> Result<Vec<PathBuf>> {
+    let top = PathBuf::from(format!("/proc/{init}/root/proc"));
     let entries = match fs::read_dir(&top) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),

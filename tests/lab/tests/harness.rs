@@ -1,7 +1,10 @@
 //! The lab itself: hosts are apart from each other and from the machine, and leave nothing behind.
 
 use std::fs;
-use std::path::Path;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use bulkhead_lab::{Cmd, Dockerd, Host, Postgres, image, wait};
@@ -73,6 +76,49 @@ fn a_host_ends_when_the_test_panics() {
     let (dir, pid) = receive.recv().unwrap();
     assert!(!dir.exists());
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn a_host_ends_without_a_trace_when_the_test_is_killed() {
+    const ROLE: &str = "BULKHEAD_LAB_VICTIM";
+    if std::env::var_os(ROLE).is_some() {
+        let host = Host::start("victim").unwrap();
+        host.sh("truncate -s 1M /var/lib/bulkhead/disk; losetup -f /var/lib/bulkhead/disk")
+            .run()
+            .unwrap();
+        println!("\nhost {}", host.dir().display());
+        std::thread::sleep(Duration::from_secs(60));
+        return;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args([
+        "--exact",
+        "a_host_ends_without_a_trace_when_the_test_is_killed",
+        "--nocapture",
+    ]);
+    let mut victim = command.env(ROLE, "1").stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+    let dir = lines
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix("host ").map(PathBuf::from))
+        .unwrap();
+    let inode = std::fs::metadata(dir.join("disk/bulkhead/disk"))
+        .unwrap()
+        .ino()
+        .to_string();
+    let files = || {
+        Cmd::new("losetup")
+            .args(["-l", "-n", "-O", "BACK-INO"])
+            .run()
+            .unwrap()
+    };
+    let attached = || files().lines().any(|line| line.trim() == inode);
+    assert!(attached());
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    let gone = || Ok((!dir.exists()).then_some(()));
+    wait::until("the host's folder is gone", Duration::from_secs(20), gone).unwrap();
+    assert!(!attached(), "a loop device outlived its host");
 }
 
 #[test]

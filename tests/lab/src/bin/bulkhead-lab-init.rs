@@ -14,6 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
+use bulkhead_lab::leaks;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
@@ -40,28 +41,40 @@ fn main() -> ExitCode {
     }
 }
 
-/// Makes the process tree and stays as its guardian, so that somebody outside can wait for it.
+/// Makes the process tree and stays outside as its guardian: when its standard input ends, whoever asked for the host is done
+/// or dead; then it ends the host and clears away what a host cannot take with it.
 fn outside(args: &[String]) -> Result<ExitCode> {
-    ensure!(args.len() >= 2, "usage: bulkhead-lab-init NAME DIR [BIND…]");
-    unshare(CloneFlags::CLONE_NEWPID).context("cannot make a process tree; the lab needs root")?;
-    let mut child = Command::new("/proc/self/exe")
-        .args(args)
+    let [name, dir, ..] = args else {
+        bail!("usage: bulkhead-lab-init NAME DIR [BIND…]")
+    };
+    let mut command = Command::new("unshare");
+    command
+        .args(["--pid", "--fork", "--kill-child", "--"])
+        .arg(env::current_exe()?)
+        .args(args);
+    command
         .env(INSIDE, "1")
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut lines = BufReader::new(child.stdout.take().context("no pipe")?).lines();
-    if let Some(Ok(line)) = lines.next() {
-        println!("{line} {}", child.id());
-    }
-    // Only the host's own process may hold the pipe that tells it when to end.
-    let null = fs::File::open("/dev/null")?;
-    nix::unistd::dup2_stdin(null)?;
-    let status = child.wait()?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut init = command.spawn().context("cannot start the host's first process")?;
+    let mut line = String::new();
+    BufReader::new(init.stdout.take().context("no pipe")?).read_line(&mut line)?;
+    let Some(pid) = line.trim().strip_prefix("ready ") else {
+        bail!(
+            "the host's first process ended with {}; the lab needs root",
+            init.wait()?
+        );
+    };
+    println!("ready {pid}");
+
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    leaks::clear(pid.parse()?, name, Path::new(dir), || {
+        drop(init.stdin.take());
+        init.wait()
+            .map(drop)
+            .context("cannot wait for the host's first process")
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn inside(args: &[String]) -> Result<ExitCode> {
@@ -69,6 +82,9 @@ fn inside(args: &[String]) -> Result<ExitCode> {
     let [name, dir, binds @ ..] = args else {
         bail!("too few arguments")
     };
+    // The machine's /proc is still in place: it tells the id that the machine knows this process by.
+    let pid = fs::read_link("/proc/self")?;
+
     unshare(
         CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWUTS
@@ -87,7 +103,7 @@ fn inside(args: &[String]) -> Result<ExitCode> {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);
     });
-    println!("ready");
+    println!("ready {}", pid.display());
     std::io::stdout().flush()?;
     loop {
         while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
