@@ -40,10 +40,10 @@ pub fn target_dir() -> Result<PathBuf> {
         .to_owned())
 }
 
-/// The `bulkhead` binary: `$BULKHEAD_BIN`, or the one of the tests' own profile, built first so that it is never stale.
+/// The `bulkhead` binary: `$LAB_BULKHEAD`, or the one of the tests' own profile, built first so that it is never stale.
 pub fn bulkhead() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    if let Some(path) = env::var_os("BULKHEAD_BIN") {
+    if let Some(path) = env::var_os("LAB_BULKHEAD") {
         return Ok(path.into());
     }
     BUILT
@@ -89,7 +89,7 @@ fn build(package: &str, binary: &str) -> Result<PathBuf> {
         .within(Duration::from_secs(600))
         .run()
         .with_context(|| {
-            format!("cannot build {binary}; set BULKHEAD_BIN to a finished binary of bulkhead")
+            format!("cannot build {binary}; set LAB_BULKHEAD to a finished binary of bulkhead")
         })?;
     Ok(dir.join(binary))
 }

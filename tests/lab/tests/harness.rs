@@ -80,7 +80,7 @@ fn a_host_ends_when_the_test_panics() {
 
 #[test]
 fn a_host_ends_without_a_trace_when_the_test_is_killed() {
-    const ROLE: &str = "BULKHEAD_LAB_VICTIM";
+    const ROLE: &str = "LAB_VICTIM";
     if std::env::var_os(ROLE).is_some() {
         let host = Host::start("victim").unwrap();
         host.sh("truncate -s 1M /var/lib/bulkhead/disk; losetup -f /var/lib/bulkhead/disk")

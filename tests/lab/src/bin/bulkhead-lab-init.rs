@@ -23,7 +23,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{chdir, pivot_root};
 
 /// Marks the second stage, which is process 1 of the new process tree.
-const INSIDE: &str = "BULKHEAD_LAB_INSIDE";
+const INSIDE: &str = "LAB_INSIDE";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
