@@ -27,7 +27,7 @@ add() {
     [ -e "$root$file" ] && return
     mkdir -p "$root$(dirname "$file")"
     cp -L "$file" "$root$file"
-    { ldd "$file" 2>/dev/null || true; } | sed -nE 's:.*(/[^ ]+) \(0x.*:\1:p' | while read -r library; do
+    { ldd "$file" 2>/dev/null || true; } | sed -nE 's:^[^/]*(/[^ ]+) \(0x.*:\1:p' | while read -r library; do
         add "$library"
     done
 }
@@ -52,4 +52,15 @@ cp /etc/mke2fs.conf "$root/etc/"
 echo 'root:x:0:0:root:/:/bin/sh' >"$root/etc/passwd"
 echo 'root:x:0:' >"$root/etc/group"
 install -m 0755 "$binary" "$root/usr/bin/bulkhead"
-cp "$here/../config.json" "$out/config.json"
+
+# A capability that this machine cannot give (some sandboxes lack one) would keep the plugin from starting at all.
+declare -A bits=([CAP_DAC_READ_SEARCH]=2 [CAP_IPC_LOCK]=14 [CAP_SYS_PTRACE]=19 [CAP_SYS_ADMIN]=21 [CAP_SYS_RESOURCE]=24)
+bounding=$((16#$(sed -n 's/^CapBnd:\t//p' /proc/self/status)))
+config=$(<"$here/../config.json")
+for name in $(jq -r '.linux.capabilities[]' <<<"$config"); do
+    if (((bounding >> bits[$name] & 1) == 0)); then
+        note "this machine cannot give $name; the plugin made here does without"
+        config=$(jq --arg name "$name" '.linux.capabilities -= [$name]' <<<"$config")
+    fi
+done
+printf '%s\n' "$config" >"$out/config.json"

@@ -10,7 +10,7 @@ for purpose in "$@"; do
         apt_install build-essential pkg-config protobuf-compiler clang libclang-dev
         ;;
     run)
-        apt_install util-linux e2fsprogs xfsprogs btrfs-progs iproute2
+        apt_install util-linux e2fsprogs xfsprogs btrfs-progs iproute2 jq
         ;;
     test)
         # Only the programs are wanted, not a database server of the machine's own.

@@ -82,7 +82,6 @@ show() {
 }
 
 scripts/deps.sh run
-apt_install jq
 install -d -m 0755 "$state"
 scripts/docker.sh "$state"
 start_daemon

@@ -140,9 +140,7 @@ impl Host {
 
     fn enter(&self, cmd: Cmd) -> Cmd {
         let pid = self.pid.to_string();
-        cmd.behind([
-            "nsenter", "-t", &pid, "-m", "-u", "-i", "-n", "-p", "--wd=/", "--",
-        ])
+        cmd.behind(["nsenter", "-t", &pid, "-m", "-u", "-i", "-n", "-p", "--"])
     }
 
     fn await_ready(&mut self) -> Result<u32> {

@@ -90,9 +90,14 @@ impl fmt::Display for Census {
 /// Loop devices are looked for before the end, for afterwards nobody can tell whose they were.
 pub fn clear(init: u32, name: &str, dir: &Path, stop: impl FnOnce() -> Result<()>) -> Result<()> {
     let loops = loops_of(init, dir)?;
+    let groups = groups_of(init, name)?;
     stop()?;
     detach(&loops)?;
-    remove_cgroups(name)?;
+    for group in &groups {
+        wait::retry("its control groups are empty", Duration::from_secs(5), || {
+            remove_group(group)
+        })?;
+    }
     fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))
 }
 
@@ -148,18 +153,40 @@ fn detach(loops: &[Loop]) -> Result<()> {
     Ok(())
 }
 
-/// Removes a host's control groups, from the leaves up.
-fn remove_cgroups(name: &str) -> Result<()> {
-    let mut tops = vec![PathBuf::from("/sys/fs/cgroup").join(name)];
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        tops.push(hierarchy.path().join(name));
+/// A host's control groups: the one of its name in each hierarchy, where its containers are, and those of its processes that
+/// are named after a container or plugin (64 hexadecimal digits; dockerd puts plugins beside itself).
+fn groups_of(init: u32, name: &str) -> Result<BTreeSet<PathBuf>> {
+    let top = Path::new("/sys/fs/cgroup");
+    let hierarchies: Vec<_> = fs::read_dir(top)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    let mut groups: BTreeSet<_> = hierarchies.iter().map(|hierarchy| hierarchy.join(name)).collect();
+    groups.insert(top.join(name));
+    let is_id = |part: &str| part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    for process in processes(init)? {
+        let text = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+        for line in text.lines() {
+            // `4:memory:/a/b` in version 1, `0::/a/b` in version 2.
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
+                continue;
+            };
+            let Some(at) = path.split('/').position(is_id) else {
+                continue;
+            };
+            let path: PathBuf = path.split('/').skip(1).take(at).collect();
+            let hierarchy = match controllers.trim_start_matches("name=") {
+                "" if top.join("unified").is_dir() => top.join("unified"),
+                "" => top.to_owned(),
+                named => top.join(named),
+            };
+            groups.insert(hierarchy.join(path));
+        }
     }
-    for top in tops.iter().filter(|top| top.is_dir()) {
-        wait::retry("its control groups are empty", Duration::from_secs(5), || {
-            remove_group(top)
-        })?;
-    }
-    Ok(())
+    Ok(groups.into_iter().filter(|group| group.is_dir()).collect())
 }
 
 fn remove_group(group: &Path) -> Result<()> {

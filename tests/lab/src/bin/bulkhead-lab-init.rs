@@ -134,8 +134,9 @@ fn root(name: &str, dir: &Path, binds: &[String]) -> Result<()> {
     if Path::new("/sys/fs/fuse/connections").exists() {
         special("fusectl", &top.join("sys/fs/fuse/connections"), "")?;
     }
-    bind(Path::new("/sys/fs/cgroup"), &top.join("sys/fs/cgroup"))?;
-    bind(Path::new("/dev"), &top.join("dev"))?;
+    let all = MsFlags::MS_BIND | MsFlags::MS_REC;
+    bind(Path::new("/sys/fs/cgroup"), &top.join("sys/fs/cgroup"), all)?;
+    bind(Path::new("/dev"), &top.join("dev"), all)?;
     special("tmpfs", &top.join("run"), "mode=755")?;
     special("tmpfs", &top.join("tmp"), "mode=1777")?;
     fs::create_dir_all(top.join("run/lock"))?;
@@ -143,7 +144,8 @@ fn root(name: &str, dir: &Path, binds: &[String]) -> Result<()> {
         let (source, target) = line.split_once(':').unwrap_or((line, line));
         let target = top.join(target.trim_start_matches('/'));
         fs::create_dir_all(&target)?;
-        bind(Path::new(source), &target)?;
+        // Without what is mounted below: that may be this very root.
+        bind(Path::new(source), &target, MsFlags::MS_BIND)?;
     }
     write(top.join("etc/hostname"), &format!("{name}\n"))?;
     // No registry answers here; without this each pull waits for its resolver.
@@ -171,15 +173,9 @@ fn special(kind: &str, target: &Path, options: &str) -> Result<()> {
         .with_context(|| format!("cannot mount {kind} on {}", target.display()))
 }
 
-fn bind(source: &Path, target: &Path) -> Result<()> {
-    mount(
-        Some(source),
-        target,
-        NONE,
-        MsFlags::MS_BIND | MsFlags::MS_REC,
-        NONE,
-    )
-    .with_context(|| format!("cannot bind {} on {}", source.display(), target.display()))
+fn bind(source: &Path, target: &Path, flags: MsFlags) -> Result<()> {
+    mount(Some(source), target, NONE, flags, NONE)
+        .with_context(|| format!("cannot bind {} on {}", source.display(), target.display()))
 }
 
 /// Replaces a file, which may be a link that leads out of the host.
