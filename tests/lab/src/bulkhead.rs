@@ -4,6 +4,7 @@
 //! would, through the command line or through Docker.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -20,27 +21,27 @@ const START: Duration = Duration::from_secs(30);
 
 /// A running `bulkhead daemon`.
 #[derive(Debug)]
-pub struct Bulkhead<'h> {
-    host: &'h Host,
+pub struct Bulkhead {
+    host: Arc<Host>,
     program: PathBuf,
     options: Vec<String>,
     service: Service,
     starts: usize,
 }
 
-impl<'h> Bulkhead<'h> {
+impl Bulkhead {
     /// Starts the daemon with its defaults and waits for its line `bulkhead is ready`.
-    pub fn start(host: &'h Host) -> Result<Self> {
+    pub fn start(host: &Arc<Host>) -> Result<Self> {
         Self::start_with(host, &[])
     }
 
     /// Starts the daemon with further options.
-    pub fn start_with(host: &'h Host, options: &[&str]) -> Result<Self> {
+    pub fn start_with(host: &Arc<Host>, options: &[&str]) -> Result<Self> {
         let program = programs::bulkhead()?;
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
         let service = Self::launch(host, &program, &options)?;
         let mut daemon = Self {
-            host,
+            host: Arc::clone(host),
             program,
             options,
             service,
@@ -90,7 +91,7 @@ impl<'h> Bulkhead<'h> {
 
     /// Starts it again after [`Bulkhead::kill`] or [`Bulkhead::terminate`].
     pub fn restart(&mut self) -> Result<()> {
-        self.service = Self::launch(self.host, &self.program, &self.options)?;
+        self.service = Self::launch(&self.host, &self.program, &self.options)?;
         self.starts += 1;
         self.await_ready()
     }
@@ -118,7 +119,7 @@ impl<'h> Bulkhead<'h> {
     }
 }
 
-impl Drop for Bulkhead<'_> {
+impl Drop for Bulkhead {
     fn drop(&mut self) {
         let _ = self.service.terminate(Duration::from_secs(20));
     }

@@ -5,6 +5,7 @@
 //! touched.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,6 +14,7 @@ use serde_json::Value;
 use crate::command::Cmd;
 use crate::host::Host;
 use crate::service::Service;
+use crate::wait;
 
 /// How long dockerd may take to answer. A dead volume plugin alone costs 15 s for each volume that it knows.
 const START: Duration = Duration::from_secs(90);
@@ -22,20 +24,20 @@ pub(crate) const SOCKET: [&str; 2] = ["-H", "unix:///run/docker.sock"];
 
 /// A dockerd, from its start to its end.
 #[derive(Debug)]
-pub struct Dockerd<'h> {
-    host: &'h Host,
+pub struct Dockerd {
+    host: Arc<Host>,
     options: Vec<String>,
     service: Service,
 }
 
-impl<'h> Dockerd<'h> {
+impl Dockerd {
     /// Starts dockerd with a bridge and iptables rules in the host's own network.
-    pub fn start(host: &'h Host) -> Result<Self> {
+    pub fn start(host: &Arc<Host>) -> Result<Self> {
         Self::start_with(host, &[])
     }
 
     /// Starts dockerd without a bridge and without iptables; containers then need `--network none` or `host`.
-    pub fn start_without_network(host: &'h Host) -> Result<Self> {
+    pub fn start_without_network(host: &Arc<Host>) -> Result<Self> {
         Self::start_with(
             host,
             &[
@@ -48,10 +50,10 @@ impl<'h> Dockerd<'h> {
     }
 
     /// Starts dockerd with further options.
-    pub fn start_with(host: &'h Host, options: &[&str]) -> Result<Self> {
+    pub fn start_with(host: &Arc<Host>, options: &[&str]) -> Result<Self> {
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
         let mut dockerd = Self {
-            host,
+            host: Arc::clone(host),
             service: Self::launch(host, &options)?,
             options,
         };
@@ -86,6 +88,14 @@ impl<'h> Dockerd<'h> {
             .with_context(|| format!("{object} has no {pointer}:\n{text}"))
     }
 
+    /// Waits until a container runs, as its restart policy makes it.
+    pub fn await_running(&self, container: &str) -> Result<()> {
+        wait::until("the container runs", Duration::from_secs(60), || {
+            Ok((self.inspect(container, "/State/Running")? == true).then_some(()))
+        })
+        .with_context(|| container.to_owned())
+    }
+
     /// Makes an image from a tar archive on the machine.
     pub fn import(&self, archive: &Path, name: &str, changes: &[&str]) -> Result<()> {
         let mut args = vec!["import".to_owned()];
@@ -115,7 +125,7 @@ impl<'h> Dockerd<'h> {
 
     /// Starts it again after [`Dockerd::kill`] or [`Dockerd::stop`], and waits until it answers.
     pub fn restart(&mut self) -> Result<()> {
-        self.service = Self::launch(self.host, &self.options)?;
+        self.service = Self::launch(&self.host, &self.options)?;
         self.await_ready()
     }
 
@@ -137,7 +147,7 @@ impl<'h> Dockerd<'h> {
     }
 }
 
-impl Drop for Dockerd<'_> {
+impl Drop for Dockerd {
     fn drop(&mut self) {
         // An orderly end takes away what dockerd mounted; the host's end would do so too, a test that looks would not.
         let _ = self.service.terminate(Duration::from_secs(20));

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -43,7 +44,7 @@ pub struct Host {
 
 impl Host {
     /// Starts a host. The name that it gets begins with `label` and is unique on the machine.
-    pub fn start(label: &str) -> Result<Self> {
+    pub fn start(label: &str) -> Result<Arc<Self>> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "{label}-{}-{}",
@@ -86,7 +87,7 @@ impl Host {
                 return Err(error.context(format!("host {} did not start: {said}", host.name)));
             }
         }
-        Ok(host)
+        Ok(Arc::new(host))
     }
 
     /// Its name, which no other host on this machine has.
@@ -131,11 +132,6 @@ impl Host {
     /// What lies on the host that must not be there when nothing is in use any more.
     pub fn leaks(&self) -> Result<leaks::Census> {
         leaks::Census::take(self)
-    }
-
-    /// Ends every process on the host at once, and what they hold with them.
-    pub fn power_off(mut self) -> Result<()> {
-        self.end()
     }
 
     fn enter(&self, cmd: Cmd) -> Cmd {

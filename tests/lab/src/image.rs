@@ -48,13 +48,13 @@ exec $as_postgres postgres -D "$PGDATA" "$@"
 "#;
 
 /// Loads [`BUSYBOX`] into a dockerd.
-pub fn busybox(dockerd: &Dockerd<'_>) -> Result<()> {
+pub fn busybox(dockerd: &Dockerd) -> Result<()> {
     let archive = archive(BUSYBOX, &[], |_| Ok(()))?;
     dockerd.import(&archive, BUSYBOX, &["CMD [\"sh\"]"])
 }
 
 /// Loads [`FIO`] into a dockerd.
-pub fn fio(dockerd: &Dockerd<'_>) -> Result<()> {
+pub fn fio(dockerd: &Dockerd) -> Result<()> {
     let archive = archive(FIO, &["fio"], |root| {
         add_programs(root, &["/usr/bin/fio", "/usr/sbin/fstrim"])
     })?;
@@ -62,7 +62,7 @@ pub fn fio(dockerd: &Dockerd<'_>) -> Result<()> {
 }
 
 /// Loads [`POSTGRES`] into a dockerd.
-pub fn postgres(dockerd: &Dockerd<'_>) -> Result<()> {
+pub fn postgres(dockerd: &Dockerd) -> Result<()> {
     let archive = archive(
         POSTGRES,
         &["postgresql-15", "postgresql-client-15", "tzdata"],

@@ -58,7 +58,7 @@ impl Postgres {
     }
 
     /// Makes the container and waits until the server answers.
-    pub fn run(&self, dockerd: &Dockerd<'_>) -> Result<()> {
+    pub fn run(&self, dockerd: &Dockerd) -> Result<()> {
         let volume = format!("{}:/data", self.volume);
         dockerd
             .docker([
@@ -80,7 +80,7 @@ impl Postgres {
     }
 
     /// Waits until the server answers a query.
-    pub fn await_ready(&self, dockerd: &Dockerd<'_>) -> Result<()> {
+    pub fn await_ready(&self, dockerd: &Dockerd) -> Result<()> {
         let ask = dockerd
             .exec(&self.container, "psql -Atc 'select 1'")
             .within(Duration::from_secs(10));
@@ -106,7 +106,7 @@ impl Postgres {
     }
 
     /// One query's answer, without headers.
-    pub fn sql(&self, dockerd: &Dockerd<'_>, query: &str) -> Result<String> {
+    pub fn sql(&self, dockerd: &Dockerd, query: &str) -> Result<String> {
         let args = [
             "exec",
             &self.container,
@@ -120,7 +120,7 @@ impl Postgres {
     }
 
     /// Fills the database as `pgbench -i -s 10` does, and adds the table of [`Load`]'s journal.
-    pub fn fill(&self, dockerd: &Dockerd<'_>) -> Result<()> {
+    pub fn fill(&self, dockerd: &Dockerd) -> Result<()> {
         dockerd
             .exec(&self.container, "pgbench -i -s 10 -q")
             .within(Duration::from_secs(180))
@@ -143,7 +143,7 @@ impl Postgres {
     }
 
     /// Reads everything: the rows are all there, the books balance, no page or index is damaged, each noted commit is present.
-    pub fn verify(&self, dockerd: &Dockerd<'_>, commits: &BTreeSet<u64>) -> Result<()> {
+    pub fn verify(&self, dockerd: &Dockerd, commits: &BTreeSet<u64>) -> Result<()> {
         let count = self.sql(dockerd, "select count(*) from pgbench_accounts")?;
         ensure!(
             count == ACCOUNTS.to_string(),

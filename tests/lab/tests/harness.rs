@@ -136,13 +136,7 @@ fn a_dockerd_of_its_own_is_killed_and_comes_back() {
         .unwrap();
     dockerd.kill().unwrap();
     dockerd.restart().unwrap();
-    let running = || {
-        Ok(dockerd
-            .inspect("web", "/State/Running")?
-            .as_bool()
-            .filter(|&running| running))
-    };
-    wait::until("the container runs again", Duration::from_secs(20), running).unwrap();
+    dockerd.await_running("web").unwrap();
     assert_eq!(dockerd.exec("web", "ls /data").run().unwrap(), "written");
     dockerd.run("rm -f web").unwrap();
     drop(dockerd);
