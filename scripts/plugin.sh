@@ -20,5 +20,5 @@ docker_here plugin create "$name" rootfs/build >/dev/null
 as_root mkdir -p /var/lib/bulkhead
 note "docker plugin set $name BULKHEAD_LOG_LEVEL=debug     (any of: docker plugin inspect $name)"
 note "docker plugin enable $name"
-note "bulkhead --control-socket /var/lib/bulkhead/bulkhead.sock pool add /var/lib/bulkhead/pool-0.img --size 10G"
+note "bulkhead --socket /var/lib/bulkhead/bulkhead.sock pool add /var/lib/bulkhead/pool-0.img --size 10G"
 note "docker volume create -d $name -o size=1G mydata"

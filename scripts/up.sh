@@ -14,7 +14,7 @@ pool=$data/pool-0.img
 bulkhead=$PWD/target/release/bulkhead
 log=$state/bulkhead.log
 
-daemon_answers() { timeout 10 "$bulkhead" status >/dev/null 2>&1; }
+daemon_answers() { timeout 10 "$bulkhead" pool list >/dev/null 2>&1; }
 
 start_daemon() {
     if daemon_answers; then

@@ -110,11 +110,11 @@ impl Bulkhead {
                 .count();
             Ok((ready >= starts).then_some(()))
         })?;
-        let status = self.cli("status");
+        let ask = self.cli("pool list");
         wait::retry(
             "the daemon answers the command line",
             Duration::from_secs(10),
-            || status.run().map(drop),
+            || ask.run().map(drop),
         )
     }
 }
