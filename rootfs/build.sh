@@ -3,7 +3,7 @@
 #
 #   rootfs/build.sh BINARY DIR
 #
-# BINARY is static; mkfs and its kin come from this machine, with the libraries that `ldd` names.
+# mkfs and its kin come from this machine, with the libraries that `ldd` names; so does what BINARY needs if it is not static.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=scripts/lib.sh
@@ -21,20 +21,20 @@ programs=(
     sh sleep
 )
 
-# Copies a file to the same place below the root, and what it is linked to or needs.
+# Copies a file to the same place below the root, and the libraries that it needs.
 add() {
-    local file=$1 library
-    [ -e "$root$file" ] && return
-    mkdir -p "$root$(dirname "$file")"
-    cp -L "$file" "$root$file"
-    { ldd "$file" 2>/dev/null || true; } | sed -nE 's:^[^/]*(/[^ ]+) \(0x.*:\1:p' | while read -r library; do
+    [ -e "$root$1" ] && return
+    mkdir -p "$root$(dirname "$1")"
+    cp -L "$1" "$root$1"
+    add_libraries "$1"
+}
+add_libraries() {
+    local library
+    { ldd "$1" 2>/dev/null || true; } | sed -nE 's:^[^/]*(/[^ ]+) \(0x.*:\1:p' | while read -r library; do
         add "$library"
     done
 }
 
-case $(file -b "$binary" 2>/dev/null || true) in
-*"dynamically linked"*) die "$binary is not static" "Build it with RUSTFLAGS='-C target-feature=+crt-static'." ;;
-esac
 rm -rf "$out"
 mkdir -p "$root"/{dev,etc,mnt/volumes,proc,run/docker/plugins,run/bulkhead,sys,tmp,usr/bin,var/lib/bulkhead}
 # As on any Debian: one tree, and the old names as links into it.
@@ -52,6 +52,7 @@ cp /etc/mke2fs.conf "$root/etc/"
 echo 'root:x:0:0:root:/:/bin/sh' >"$root/etc/passwd"
 echo 'root:x:0:' >"$root/etc/group"
 install -m 0755 "$binary" "$root/usr/bin/bulkhead"
+add_libraries "$binary"
 
 # A capability that this machine cannot give (some sandboxes lack one) would keep the plugin from starting at all.
 declare -A bits=([CAP_DAC_READ_SEARCH]=2 [CAP_IPC_LOCK]=14 [CAP_SYS_PTRACE]=19 [CAP_SYS_ADMIN]=21 [CAP_SYS_RESOURCE]=24)

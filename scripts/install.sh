@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 prefix=${PREFIX:-/usr/local}
 root=${DESTDIR:-}
-binary=target/release/bulkhead
+binary=${BIN:-target/release/bulkhead}
 bin=$prefix/bin/bulkhead
 units=$prefix/lib/systemd/system
 config=/etc/bulkhead/bulkhead.toml

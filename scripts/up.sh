@@ -11,7 +11,7 @@ need_root up
 state=/run/bulkhead-up
 data=/var/lib/bulkhead
 pool=$data/pool-0.img
-bulkhead=$PWD/target/release/bulkhead
+bulkhead=${BIN:-$PWD/target/release/bulkhead}
 log=$state/bulkhead.log
 
 daemon_answers() { timeout 10 "$bulkhead" pool list >/dev/null 2>&1; }

@@ -14,6 +14,7 @@
 //! | [`dockerd`] | a dockerd on a host, and the docker command line |
 //! | [`image`] | container images made of this machine's own programs, without a registry |
 //! | [`bulkhead`] | the daemon under test on a host |
+//! | [`managed`] | the daemon under test as a managed plugin |
 //! | [`node`] | a host with the daemon, a pool and dockerd, as a user has it |
 //! | [`postgres`] | a database in a container, its load, and what proves that it is undamaged |
 //! | [`leaks`] | what a host must not leave behind |
@@ -28,6 +29,7 @@ pub mod dockerd;
 pub mod host;
 pub mod image;
 pub mod leaks;
+pub mod managed;
 pub mod node;
 pub mod postgres;
 pub mod programs;
@@ -38,6 +40,7 @@ pub use bulkhead::Bulkhead;
 pub use command::Cmd;
 pub use dockerd::Dockerd;
 pub use host::Host;
+pub use managed::ManagedPlugin;
 pub use node::Node;
 pub use postgres::Postgres;
 pub use service::Service;
