@@ -38,7 +38,7 @@ start() {
     wait_for 60 settled && docker_answers
 }
 # shellcheck disable=SC2317 # called by wait_for
-settled() { docker_answers || ! alive "$state/dockerd.pid" dockerd; }
+settled() { docker_answers || ! running "$state/dockerd.pid"; }
 reason() { grep -E 'level=(fatal|error)|failed to start daemon' "$log" | tail -n 1 | cut -c 1-300; }
 
 say "Starting Docker"

@@ -55,7 +55,10 @@ wait_for() {
     done
 }
 
-# The process in a pid file, if it is alive and runs the named program.
+# Whether the process in a pid file, which was started just now, has not ended.
+running() { kill -0 "$(cat "$1")" 2>/dev/null; }
+
+# Whether the process in a pid file is alive and runs the named program, for the number may be another's by now.
 alive() {
     local pid
     pid=$(cat "$1" 2>/dev/null) || return 1

@@ -39,7 +39,7 @@ start_daemon() {
         die "the daemon did not start" "Its log: $log"
     fi
 }
-daemon_settled() { grep -q 'bulkhead is ready' "$log" || ! alive "$state/bulkhead.pid" bulkhead; }
+daemon_settled() { grep -q "bulkhead is ready" "$log" || ! running "$state/bulkhead.pid"; }
 
 add_pool() {
     if "$bulkhead" pool list --json | jq -e 'length > 0' >/dev/null; then

@@ -100,7 +100,7 @@ fn data_is_found_again_after_everything_was_restarted_or_killed() {
     node.bulkhead.kill().unwrap();
     let broken = node
         .dockerd
-        .exec("holder", "echo lost >/data/note && sync")
+        .exec("holder", "dd if=/dev/zero of=/data/note bs=4k count=1 conv=fsync")
         .output()
         .unwrap();
     assert!(
