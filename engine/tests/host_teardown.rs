@@ -249,7 +249,6 @@ fn a_device_that_never_answers_again_is_torn_down_in_time() -> Outcome {
         "the writer hangs, in state {:?}",
         state_of(writer.0.id())
     );
-    let _ = fs::remove_dir(bench.target());
     assert_eq!(bench.traces()?, [""; 0]);
     Ok(())
 }
@@ -276,7 +275,6 @@ fn a_call_that_hangs_in_the_device_does_not_hold_up_the_teardown() -> Outcome {
     );
     assert!(report.aborted, "{report:?}");
     let _ = freezer.join();
-    let _ = fs::remove_dir(bench.target());
     assert_eq!(bench.traces()?, [""; 0]);
     Ok(())
 }
@@ -296,7 +294,6 @@ fn a_fenced_volume_fails_its_writers_at_once() -> Outcome {
     assert!(eventually(LIMIT, || !attachment.is_alive()));
     let report = attachment.detach(LIMIT);
     assert!(!report.loop_lingers, "{report:?}");
-    let _ = fs::remove_dir(bench.target());
     assert_eq!(bench.traces()?, [""; 0]);
     Ok(())
 }

@@ -88,8 +88,13 @@ impl Volumes {
         let attached = attached.ok_or_else(|| VolumeError::NoSuch(id.to_string()))?;
         match &attached.primary {
             Some(primary) if primary.attachment == wish.attachment => Ok(attached),
-            // Our swap was made, and someone has replaced us since.
-            _ => Err(self.attached(&attached).await),
+            // Our swap was made, and has been undone since: by a takeover, or by our own release.
+            Some(_) => Err(self.attached(&attached).await),
+            None => Err(VolumeError::Replaced {
+                volume: attached.record.name,
+                held: attached.record.epoch,
+                found: attached.record.epoch,
+            }),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::store::{Expect, Revision, StoreError, Txn};
 
 /// Conflicts in a row before we give up: each of them means that someone else got through.
 const TRIES: u32 = 60;
-/// The pause before looking again after a lost answer.
+/// The longest pause before looking again after a lost answer.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is to be done with the record as it is now.
@@ -69,7 +69,7 @@ impl Volumes {
                     if lost.is_none() || Instant::now() >= patience {
                         return Err(error);
                     }
-                    tokio::time::sleep(PAUSE).await;
+                    self.pause().await;
                     continue;
                 }
             };
@@ -115,10 +115,15 @@ impl Volumes {
                     if Instant::now() >= patience {
                         return Err(error.clone());
                     }
-                    tokio::time::sleep(PAUSE).await;
+                    self.pause().await;
                 }
             }
         }
+    }
+
+    /// Waits a little after a lost answer: the store may be in the middle of an election.
+    pub(super) async fn pause(&self) {
+        tokio::time::sleep(PAUSE.min(self.patience / 10)).await;
     }
 
     /// The refusal that names who has a volume.

@@ -1,7 +1,7 @@
 //! A volume comes into being: the record with its name first, then (elsewhere) replicas and file system, then
 //! "ready". Whoever finds a half-made one can finish or delete it, because the record says what it was to be.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bulkhead_engine::geometry::Geometry;
 use bulkhead_engine::ids::{Epoch, NodeId, PoolId, ReplicaId, VolumeId};
@@ -128,7 +128,7 @@ impl Volumes {
             let found = match self.by_name(name).await {
                 Ok(found) => found,
                 Err(error) if lost.is_some() && error.is_transient() && Instant::now() < patience => {
-                    pause().await;
+                    self.pause().await;
                     continue;
                 }
                 Err(error) => return Err(lost.unwrap_or(error)),
@@ -164,7 +164,7 @@ impl Volumes {
             if Instant::now() >= patience {
                 return Err(error.clone());
             }
-            pause().await;
+            self.pause().await;
         }
     }
 
@@ -200,8 +200,4 @@ fn existing(new: &NewVolume, volume: Volume) -> Result<Begun, VolumeError> {
         name: volume.record.name,
         differences,
     })
-}
-
-async fn pause() {
-    tokio::time::sleep(Duration::from_millis(100)).await;
 }

@@ -3,5 +3,12 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod conformance;
+mod etcd;
+mod faults;
+mod lossy;
+mod nodes;
+mod proxy;
+mod servers;
 mod sqlite;
 mod support;
+mod volumes;

@@ -68,6 +68,8 @@ mod suite_on_a_file {
     use super::*;
 
     suite!(File::new());
+    crate::volumes::volume_suite!(File::new());
+    crate::nodes::node_suite!(File::new());
 }
 
 #[tokio::test]

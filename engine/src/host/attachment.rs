@@ -102,6 +102,7 @@ impl Attachment {
                     transport: &*transport,
                     device: None,
                     dir: &dir,
+                    target: &dirs.mount_point(volume),
                 };
                 let report = remains.tear_down(DROP);
                 tracing::warn!(%volume, ?report, %error, "the volume could not be attached");
@@ -161,9 +162,11 @@ impl Attachment {
     pub fn unmount(&self, target: &Path, limit: Duration) -> Result<(), HostError> {
         self.with_device(|device| {
             mounts::unmount(target, limit)?;
-            let _ = fs::remove_dir(target);
             let holders = holders::of_loop(device.number(), device.path());
             if holders.is_empty() {
+                // Not before: the kernel takes copies of the mount away in every namespace where they sit on a
+                // directory that is removed, in use or not.
+                let _ = fs::remove_dir(target);
                 return Ok(());
             }
             Err(HostError::Held {
@@ -251,6 +254,7 @@ impl Attachment {
             transport: &*self.transport,
             device,
             dir: &self.dir,
+            target: &self.dirs.mount_point(self.volume),
         };
         let report = remains.tear_down(limit);
         if !report.is_clean() {

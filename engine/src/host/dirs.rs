@@ -3,8 +3,8 @@
 //! Never removes anything but empty directories of its own.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::error::{Doing, HostError};
@@ -55,30 +55,29 @@ impl HostDirs {
     /// containers do, may have the same paths, hence a random mark.
     pub(crate) fn mark(&self) -> Result<Mark, HostError> {
         let path = self.run.join(INSTANCE);
-        let what = || format!("reading the instance mark {}", path.display());
-        match fs::read_to_string(&path) {
-            Ok(text) if Mark::parse(text.trim()).is_some() => {
-                return Mark::parse(text.trim())
-                    .ok_or_else(|| HostError::system(what(), io::ErrorKind::InvalidData));
+        let what = || format!("making the instance mark {}", path.display());
+        loop {
+            match fs::read_to_string(&path) {
+                Ok(text) => match Mark::parse(text.trim()) {
+                    Some(mark) => return Ok(mark),
+                    // Torn by a power cut on a run directory that survives it; no loop device survived.
+                    None => fs::remove_file(&path).doing(what)?,
+                },
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error).doing(what),
             }
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(HostError::system(what(), error)),
+            self.create()?;
+            let draft = Mark(uuid::Uuid::new_v4().as_u64_pair().0);
+            let draft_path = self.run.join(format!("{INSTANCE}.{:016x}", draft.0));
+            fs::write(&draft_path, format!("{:016x}\n", draft.0)).doing(what)?;
+            // Of several threads that come here at the same time one links first; all read what it wrote.
+            let linked = fs::hard_link(&draft_path, &path);
+            fs::remove_file(&draft_path).doing(what)?;
+            match linked {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error).doing(what),
+                _ => {}
+            }
         }
-        let mark = Mark(uuid::Uuid::new_v4().as_u64_pair().0);
-        self.create()?;
-        // A daemon is alone in its directories, so a plain write and rename is enough; a torn one reads as none.
-        let draft = self.run.join(format!("{INSTANCE}.new"));
-        fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&draft)
-            .and_then(|mut file| writeln!(file, "{:016x}", mark.0))
-            .and_then(|()| fs::rename(&draft, &path))
-            .doing(|| format!("writing the instance mark {}", path.display()))?;
-        Ok(mark)
     }
 
     /// Whether a path lies strictly below the directory of mount points. Both are taken as they are, without
@@ -161,6 +160,27 @@ mod tests {
         ] {
             assert!(!dirs.admits_mount_point(Path::new(bad)), "{bad}");
         }
+    }
+
+    #[test]
+    fn threads_that_make_the_mark_at_the_same_time_agree() -> Result<(), Box<dyn std::error::Error>> {
+        let tmp = tempfile::tempdir()?;
+        let dirs = HostDirs {
+            run: tmp.path().join("run"),
+            mounts: tmp.path().join("mnt"),
+        };
+        let marks: Vec<_> = std::thread::scope(|scope| {
+            let makers: Vec<_> = (0..16).map(|_| scope.spawn(|| dirs.mark())).collect();
+            makers
+                .into_iter()
+                .map(|maker| maker.join().expect("no panic"))
+                .collect()
+        });
+        let first = dirs.mark()?;
+        for mark in marks {
+            assert_eq!(mark?, first);
+        }
+        Ok(())
     }
 
     #[test]

@@ -15,18 +15,18 @@
 //! | [`memory`] | the process's promise not to wait for its own volumes when memory is short |
 
 pub mod attachment;
-mod bounded;
-mod command;
+pub(crate) mod bounded;
+pub(crate) mod command;
 mod dirs;
-mod error;
+pub(crate) mod error;
 pub mod fs;
 pub mod fuse;
-mod holders;
-mod ioctl;
+pub(crate) mod holders;
+pub(crate) mod ioctl;
 pub mod loopdev;
 pub mod memory;
-mod mountinfo;
-mod mounts;
+pub(crate) mod mountinfo;
+pub(crate) mod mounts;
 pub mod stale;
 mod teardown;
 pub mod transport;

@@ -60,7 +60,10 @@ impl DetachReport {
 pub(crate) struct Remains<'a> {
     pub(crate) transport: &'a dyn Transport,
     pub(crate) device: Option<LoopDevice>,
+    /// The directory of the FUSE mount.
     pub(crate) dir: &'a Path,
+    /// The usual mount point of the file system.
+    pub(crate) target: &'a Path,
 }
 
 impl Remains<'_> {
@@ -75,15 +78,19 @@ impl Remains<'_> {
             Ok(ended) => report.thread_lingers = !ended,
             Err(error) => report.faults.push(error.to_string()),
         }
-        // An empty directory only: what is not ours to remove stays.
-        if let Err(error) = fs::remove_dir(self.dir)
+        self.remove(self.dir, &mut report);
+        self.remove(self.target, &mut report);
+        report
+    }
+
+    /// Removes an empty directory: what is not ours to remove stays. Where another namespace still has a copy of a
+    /// mount on it, the kernel takes that away too.
+    fn remove(&self, dir: &Path, report: &mut DetachReport) {
+        if let Err(error) = fs::remove_dir(dir)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            report
-                .faults
-                .push(format!("removing {}: {error}", self.dir.display()));
+            report.faults.push(format!("removing {}: {error}", dir.display()));
         }
-        report
     }
 
     fn release(&self, device: LoopDevice, deadline: Deadline, report: &mut DetachReport) {

@@ -1,7 +1,7 @@
 //! What the tests of the host room share: a plain file as block device, directories of their own, and a look at what
 //! is left behind. Cleans up also when a test fails, and touches nothing that it did not make.
 
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;

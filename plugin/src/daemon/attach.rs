@@ -25,6 +25,14 @@ const DATA: &str = "data";
 /// Between looks at a volume that another node holds.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// This node's replica of a volume that is to be opened.
+pub(super) struct Here {
+    pub(super) identity: ReplicaIdentity,
+    pub(super) dir: PathBuf,
+    /// Whether another node may hold a read lease of it.
+    pub(super) foreign_lease: bool,
+}
+
 /// A volume that is attached on this node.
 pub(super) struct Attached {
     pub(super) id: VolumeId,
@@ -102,13 +110,18 @@ impl Daemon {
                 "volume {name:?} is still being created; try again in a while"
             )));
         }
-        let (identity, dir) = self.replica_here(&volume)?;
+        let (identity, dir) = self.replica_to_use(&volume).await?;
         let wish = Attach::on(self.node, String::new());
         let held = self.take(&volume, &wish, end).await?;
+        let replica = Here {
+            identity,
+            dir,
+            foreign_lease: self.may_be_leased(&volume, &held),
+        };
         let daemon = self.clone();
         let record = held.record.clone();
         let attachment = wish.attachment;
-        let brought = blocking(move || daemon.bring_up(&record, attachment, identity, dir)).await;
+        let brought = blocking(move || daemon.bring_up(&record, attachment, replica)).await;
         match brought {
             Ok(attached) => {
                 let mountpoint = attached.mountpoint();
@@ -171,12 +184,21 @@ impl Daemon {
         }
     }
 
+    /// Whether another node may still hold a read lease of this node's replica: unless the record was free, or this
+    /// node's own, and went from there to us in one step.
+    pub(super) fn may_be_leased(&self, before: &VolumeRecord, held: &VolumeRecord) -> bool {
+        let foreign = before
+            .primary
+            .as_ref()
+            .is_some_and(|primary| primary.node != self.node);
+        foreign || before.epoch.next() != Some(held.epoch)
+    }
+
     /// Opens the replica and makes a block device of it.
     pub(super) fn open_device(
         &self,
         record: &VolumeRecord,
-        identity: ReplicaIdentity,
-        dir: PathBuf,
+        replica: Here,
     ) -> Result<(Arc<Volume>, Attachment), ServiceError> {
         let (name, id) = (record.name.clone(), record.id);
         let failed = |error: &dyn std::fmt::Display| {
@@ -184,7 +206,8 @@ impl Daemon {
         };
         let ended = self.ended.clone();
         let told = record.name.clone();
-        let mut config = VolumeConfig::new(identity, dir, self.node, record.epoch);
+        let mut config = VolumeConfig::new(replica.identity, replica.dir, self.node, record.epoch);
+        config.foreign_lease = replica.foreign_lease;
         config.on_ended = Some(Box::new(move |_, reason| {
             // Nobody listens only while the daemon ends.
             let _ = ended.send((told.clone(), id, reason.to_string()));
@@ -204,13 +227,12 @@ impl Daemon {
         &self,
         record: &VolumeRecord,
         attachment: ChangeId,
-        identity: ReplicaIdentity,
-        dir: PathBuf,
+        replica: Here,
     ) -> Result<Arc<Attached>, ServiceError> {
         let fs = kind(record.spec.fs);
         let options = MountOptions::parse(fs, &record.spec.mount_options)
             .map_err(|error| ServiceError::Invalid(error.to_string()))?;
-        let (volume, device) = self.open_device(record, identity, dir)?;
+        let (volume, device) = self.open_device(record, replica)?;
         let attached = Attached {
             id: record.id,
             name: record.name.clone(),

@@ -1,6 +1,7 @@
 //! What all parts of the daemon share, and how it comes to be.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +14,7 @@ use bulkhead_engine::format::ReplicaIdentity;
 use bulkhead_engine::host::{HostDirs, clean_stale};
 use bulkhead_engine::ids::{ClusterId, NodeId, VolumeId};
 use bulkhead_engine::node::Node;
+use bulkhead_engine::pool::PoolOwner;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
@@ -69,7 +71,7 @@ impl Daemon {
         clean(dirs.clone()).await?;
 
         step("attaching the pools");
-        let pools = Pools::open(config.state_dir.clone()).await?;
+        let pools = Pools::open(config.state_dir.clone(), PoolOwner { cluster, node }).await?;
 
         step("reading the volumes");
         let (catalog, watcher) = Catalog::load(store.clone()).await;
@@ -99,6 +101,17 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// As [`replica_here`](Self::replica_here), having looked that its pool is there.
+    pub(super) async fn replica_to_use(
+        &self,
+        volume: &VolumeRecord,
+    ) -> Result<(ReplicaIdentity, PathBuf), ServiceError> {
+        for replica in volume.replicas_on(self.node) {
+            self.pools.check(replica.pool).await?;
+        }
+        self.replica_here(volume)
+    }
+
     /// The lock of a volume.
     pub(super) async fn lock(
         &self,
@@ -118,10 +131,12 @@ impl Daemon {
     }
 
     /// This node's replica of a volume: its identity, and where it lies.
+    ///
+    /// As last seen: [`Pools::check`] comes before it is used.
     pub(super) fn replica_here(
         &self,
         volume: &VolumeRecord,
-    ) -> Result<(ReplicaIdentity, std::path::PathBuf), ServiceError> {
+    ) -> Result<(ReplicaIdentity, PathBuf), ServiceError> {
         let name = &volume.name;
         let replica = volume
             .replicas_on(self.node)

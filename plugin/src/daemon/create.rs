@@ -1,7 +1,6 @@
 //! A volume comes into being: spec, place, record (creating), replica, file system, record (ready). What fails half-way
 //! is undone; what a crash leaves half-way is undone at the next start.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,9 +9,8 @@ use bulkhead_cluster::records;
 use bulkhead_cluster::schema::{NODES, NodeRecord, VolumeRecord, VolumeSpec, VolumeState};
 use bulkhead_cluster::volumes::{Attach, Begun, NewVolume, Placed, Volume as Stored};
 use bulkhead_engine::disk::{self, DiskError};
-use bulkhead_engine::format::ReplicaIdentity;
 
-use super::attach::close;
+use super::attach::{Here, close};
 use super::context::{Daemon, blocking, store_failed, volume_failed};
 use super::{spec, view};
 use crate::options::VolumeRequest;
@@ -117,7 +115,7 @@ impl Daemon {
 
     /// Makes the replica and the file system of a volume whose record is there.
     async fn make(self: &Arc<Self>, volume: &VolumeRecord) -> Result<(), ServiceError> {
-        let (identity, dir) = self.replica_here(volume)?;
+        let (identity, dir) = self.replica_to_use(volume).await?;
         let (here, geometry, name) = (dir.clone(), volume.geometry, volume.name.clone());
         blocking(move || {
             disk::create(&here, identity, geometry).map_err(|error| out_of_space(&name, &error))
@@ -126,7 +124,13 @@ impl Daemon {
         let wish = Attach::on(self.node, "its creation").while_creating();
         let held = self.take(volume, &wish, Instant::now()).await?;
         let (daemon, record) = (self.clone(), held.record.clone());
-        let made = blocking(move || daemon.make_file_system(&record, identity, dir)).await;
+        let replica = Here {
+            identity,
+            dir,
+            // It has just been made, and nobody else knows it.
+            foreign_lease: false,
+        };
+        let made = blocking(move || daemon.make_file_system(&record, replica)).await;
         self.release_record(volume.id, &volume.name, wish.attachment)
             .await;
         made?;
@@ -139,13 +143,8 @@ impl Daemon {
         Ok(())
     }
 
-    fn make_file_system(
-        &self,
-        record: &VolumeRecord,
-        identity: ReplicaIdentity,
-        dir: PathBuf,
-    ) -> Result<(), ServiceError> {
-        let (volume, device) = self.open_device(record, identity, dir)?;
+    fn make_file_system(&self, record: &VolumeRecord, replica: Here) -> Result<(), ServiceError> {
+        let (volume, device) = self.open_device(record, replica)?;
         let made = device.mkfs(&spec::mkfs(&record.spec)).map_err(|error| {
             ServiceError::Failed(format!("volume {:?} gets no file system: {error}", record.name))
         });

@@ -50,6 +50,7 @@ impl Daemon {
     pub(super) async fn finish_delete(&self, volume: &VolumeRecord) -> Result<(), ServiceError> {
         debug_assert!(volume.state == VolumeState::Deleting);
         for replica in volume.replicas_on(self.node) {
+            self.pools.check(replica.pool).await?;
             let Some(pool) = self.pools.replicas(replica.pool) else {
                 return Err(ServiceError::Failed(format!(
                     "volume {:?} is deleted when its pool {} is back",

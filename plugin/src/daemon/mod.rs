@@ -27,6 +27,7 @@ use bulkhead_engine::disk;
 use bulkhead_engine::host::memory::{MemoryPromise, promise_progress};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::api::Api;
 use crate::cli::{Code, DaemonArgs};
@@ -40,6 +41,8 @@ use context::Daemon;
 
 /// How long calls that are under way may go on once the daemon stops.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long the pools may take to be unmounted at the end.
+const POOLS: Duration = Duration::from_secs(2);
 
 /// Runs the daemon until a signal ends it.
 pub fn main(args: &DaemonArgs) -> ExitCode {
@@ -115,6 +118,9 @@ async fn run(config: Config, promise: &MemoryPromise) -> anyhow::Result<()> {
     stop.send_replace(true);
     if let Some(daemon) = daemon {
         daemon.release_everything(config.timeout.stop.duration()).await;
+        if timeout(POOLS, daemon.pools.close()).await.is_err() {
+            tracing::warn!("a pool does not let itself be unmounted");
+        }
     }
     servers.await;
     ended

@@ -36,6 +36,7 @@ pub(super) async fn keep_up(daemon: Arc<Daemon>, mut stop: watch::Receiver<bool>
     let work = async {
         loop {
             sleep(INTERVAL).await;
+            daemon.pools.retry().await;
             once(&daemon).await;
         }
     };
