@@ -167,6 +167,7 @@ impl Node {
     pub fn load_replica(
         &mut self,
         node: usize,
+        plan: &Plan,
         geometry: &Geometry,
         now: Ns,
         faults: FaultSet,
@@ -181,7 +182,7 @@ impl Node {
         let incarnation = Incarnation::from_u128(u128::from(salt) << 32 | u128::from(self.process));
         let config = ReplicaConfig {
             checkpoint_interval: Duration::from_millis(300),
-            region_idle: Duration::from_millis(500),
+            region_idle: Duration::from_nanos(plan.region_idle),
             max_set_regions: 2,
             lease: LEASE,
             faults,

@@ -167,6 +167,8 @@ pub struct Plan {
     pub drift: u64,
     /// How long members have to answer at the start.
     pub open_patience: Ns,
+    /// After how long a region's intent bit may be cleared.
+    pub region_idle: Ns,
     /// Chunks that are copied at the same time.
     pub max_copies: usize,
     /// Most bytes that are copied in one request.
@@ -283,6 +285,7 @@ impl Plan {
             op_gap: rng.pick(&[1, 3, 5, 10, 30]) * MS,
             drift: rng.pick(&[0, 10, 50]),
             open_patience: rng.pick(&[200, 800]) * MS,
+            region_idle: rng.pick(&[50, 50, 500]) * MS,
             max_copies: rng.pick(&[1, 4]),
             copy_piece: rng.pick(&[64, 256]) << 10,
             entries,

@@ -856,7 +856,7 @@ impl World {
         at.paused_until = 0;
         at.attach = Attach::Idle;
         at.started_at = now;
-        let loaded = at.load_replica(node, &geometry, now, faults, salt);
+        let loaded = at.load_replica(node, &self.plan, &geometry, now, faults, salt);
         tell!(self, "node {node}: process {} starts", self.nodes[node].process);
         if let Err(error) = loaded {
             if self.nodes[node].lost_at > 0 {
@@ -952,7 +952,7 @@ impl World {
         let at = &mut self.nodes[node];
         at.create_replica(node, geometry);
         at.lost_at = 0;
-        if let Err(error) = at.load_replica(node, &geometry, now, faults, salt) {
+        if let Err(error) = at.load_replica(node, &self.plan, &geometry, now, faults, salt) {
             self.violate(error);
         }
     }
