@@ -11,13 +11,16 @@
 //! | [`machine`] | the pure state machines: every rule of docs/replication.md |
 //! | [`disk`] | the files of a replica |
 //! | `link` | sessions between nodes |
-//! | `host` | what the kernel is asked for: FUSE file, loop device, file system, mounts |
+//! | [`host`] | what the kernel is asked for: FUSE file, loop device, file system, mounts |
+//! | [`pool`] | the file systems on this host that replicas lie in |
 //! | [`node`] | the shell around the machines: turns their actions into disk, link and store calls |
 
 pub mod disk;
 pub mod format;
 pub mod geometry;
+pub mod host;
 pub mod ids;
 pub mod io;
 pub mod machine;
 pub mod node;
+pub mod pool;

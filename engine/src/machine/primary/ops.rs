@@ -125,6 +125,9 @@ impl<P: Payload> Primary<P> {
             pending.tick = Some(tick);
         }
         pending.needs = receivers;
+        if self.config.faults.has(Fault::NoJointPhase) {
+            pending.needs &= !self.joint;
+        }
         let count = pending.count;
         for peer in each(receivers) {
             self.send(peer, request.clone(), Purpose::Op { place, count }, out);
@@ -206,11 +209,14 @@ impl<P: Payload> Primary<P> {
         if pending.started.is_none() || pending.needs & !condemned != 0 {
             return;
         }
-        let full = pending.no_space & !condemned;
+        let (full, others) = (pending.no_space & counted, pending.no_space & !counted);
+        for peer in each(others) {
+            self.drop_rebuild(peer, out);
+        }
         if full != 0 && self.leave_for_space(place, full, out) {
             return;
         }
-        let Some(pending) = self.ops.get_mut(place) else {
+        let Some(pending) = self.ops.get(place) else {
             return;
         };
         if pending.needs != 0 {
@@ -228,27 +234,25 @@ impl<P: Payload> Primary<P> {
         }
     }
 
-    /// Replicas whose disk is full leave (failure 20), so that the others agree; the last one may stay and say so. Says
-    /// whether somebody has to leave first.
+    /// Replicas whose disk is full leave (failure 20), so that the others agree, and the operation is held until they are
+    /// gone; where nobody had space, one stays and says so. Says whether somebody has to leave first.
     fn leave_for_space(&mut self, place: u32, full: Peers, out: &mut Vec<Action<P>>) -> bool {
         let counted = self.counted();
-        let mut leaving = full & counted;
-        if self
-            .ops
-            .get(place)
-            .is_none_or(|pending| pending.done & counted == 0)
-        {
-            let stays = each(leaving).max_by_key(|&peer| self.peers[peer].local);
-            leaving &= !stays.map_or(0, bit);
+        let Some(pending) = self.ops.get(place) else {
+            return false;
+        };
+        let mut leaving = full;
+        if pending.done & counted == 0 {
+            let rank = |peer: &usize| (self.peers[*peer].condemned.is_none(), self.peers[*peer].local);
+            leaving &= !each(full).max_by_key(rank).map_or(0, bit);
         }
         if let Some(pending) = self.ops.get_mut(place) {
             pending.needs |= leaving;
         }
-        for peer in each(full & !counted) {
-            self.drop_rebuild(peer, out);
-        }
         for peer in each(leaving) {
-            self.condemn_finally(peer, None, out);
+            if self.peers[peer].condemned.is_none() {
+                self.condemn_finally(peer, None, out);
+            }
         }
         leaving != 0
     }
