@@ -7,8 +7,8 @@
 //! | [`ids`], [`geometry`] | identities, epochs and ticks; byte ranges, chunks and regions |
 //! | [`io`] | aligned buffers, and a block request as a front end makes it |
 //! | [`format`] | superblock, intent and stamps: bytes to structs and back |
-//! | `wire` | frames, messages and the handshake between a primary and a replica |
-//! | `machine` | the pure state machines: every rule of docs/replication.md |
+//! | [`machine`] | the pure state machines: every rule of docs/replication.md |
+//! | [`wire`] | the machine's words, frames and the handshake between a primary and a replica as bytes |
 //! | `disk` | the files of a replica, and the pools they lie in |
 //! | `link` | sessions between nodes |
 //! | `host` | what the kernel is asked for: FUSE file, loop device, file system, mounts |
@@ -19,3 +19,4 @@ pub mod geometry;
 pub mod ids;
 pub mod io;
 pub mod machine;
+pub mod wire;
