@@ -10,7 +10,7 @@
 //! | [`machine`] | the pure state machines: every rule of docs/replication.md |
 //! | [`wire`] | the machine's words, frames and the handshake between a primary and a replica as bytes |
 //! | `disk` | the files of a replica, and the pools they lie in |
-//! | `link` | sessions between nodes |
+//! | [`link`] | sessions between nodes |
 //! | `host` | what the kernel is asked for: FUSE file, loop device, file system, mounts |
 //! | `node` | the shell around the machines: turns their actions into disk, link and store calls |
 
@@ -18,5 +18,6 @@ pub mod format;
 pub mod geometry;
 pub mod ids;
 pub mod io;
+pub mod link;
 pub mod machine;
 pub mod wire;
