@@ -111,10 +111,13 @@ impl Channel {
     ) -> io::Result<()> {
         let channel = Arc::clone(self);
         *self.threads.lock() += 1;
-        let spawned = thread::Builder::new().name(name).stack_size(stack).spawn(move || {
-            run(&channel);
-            channel.leave();
-        });
+        let spawned = thread::Builder::new()
+            .name(name)
+            .stack_size(stack)
+            .spawn(move || {
+                run(&channel);
+                channel.leave();
+            });
         if spawned.is_err() {
             self.leave();
         }
@@ -163,10 +166,7 @@ impl Channel {
         };
         if !room {
             let (queued, _) = outbox.queued_and_peak();
-            return Err(SendError::Full {
-                queued,
-                in_flight: 0,
-            });
+            return Err(SendError::Full { queued, in_flight: 0 });
         }
         let idle = outbox.is_empty();
         outbox.push(out);
@@ -188,7 +188,11 @@ impl Channel {
 
     fn known_reason(&self) -> CloseReason {
         let broken = self.broken.get().map(|(reason, _)| reason);
-        self.reason.get().or(broken).cloned().unwrap_or(CloseReason::Asked)
+        self.reason
+            .get()
+            .or(broken)
+            .cloned()
+            .unwrap_or(CloseReason::Asked)
     }
 
     /// Nothing can be written any more. The end follows as soon as the reader has seen what there is.
@@ -267,9 +271,15 @@ impl Channel {
     fn pong(&self, number: u64) -> Result<(), CloseReason> {
         let mut pings = self.pings.lock();
         let Some(at) = pings.sent.iter().position(|(sent, _)| *sent == number) else {
-            return Err(CloseReason::Violation(format!("it answers ping {number}, which was not sent")));
+            return Err(CloseReason::Violation(format!(
+                "it answers ping {number}, which was not sent"
+            )));
         };
-        let since = pings.sent.drain(..=at).next_back().map(|(_, since)| since.elapsed());
+        let since = pings
+            .sent
+            .drain(..=at)
+            .next_back()
+            .map(|(_, since)| since.elapsed());
         pings.round_trip = since;
         Ok(())
     }
@@ -339,7 +349,11 @@ impl Channel {
         }
         if let Some((reason, since)) = self.broken.get() {
             let until = *since + LAST_WORDS;
-            return if now >= until { Err(reason.clone()) } else { Ok(until) };
+            return if now >= until {
+                Err(reason.clone())
+            } else {
+                Ok(until)
+            };
         }
         let config = &self.config;
         let mut wake = now + LOOK_AGAIN;
@@ -390,4 +404,3 @@ fn read_reason(error: ReadError) -> CloseReason {
         ReadError::Wire(error) => CloseReason::Wire(error),
     }
 }
-

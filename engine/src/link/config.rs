@@ -110,6 +110,10 @@ impl LinkConfig {
                 faults.push(format!("{name} is 0"));
             }
         }
-        if faults.is_empty() { Ok(()) } else { Err(LinkConfigError(faults)) }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(LinkConfigError(faults))
+        }
     }
 }

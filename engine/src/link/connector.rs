@@ -1,13 +1,13 @@
 //! The way from a primary to one replica on another node: one attempt when asked for, with growing pauses between them.
 //! Does not decide when to try again.
 
+use super::SessionCounter;
 use super::backoff::Backoff;
 use super::config::LinkConfig;
 use super::error::{CloseReason, ConnectError};
 use super::handshake::{LocalNode, Peer, greet};
 use super::primary::{PrimaryEvents, PrimarySession};
 use super::stream::{Side, Stream, Transport, set_options};
-use super::SessionCounter;
 use crate::format::ReplicaIdentity;
 use crate::ids::NodeId;
 use crate::io::Data;
@@ -58,7 +58,13 @@ pub fn dial(dial: &Dial, events: &Arc<dyn PrimaryEvents>) -> Result<Arc<PrimaryS
         match dial_one(dial, address) {
             Ok((stream, peer)) => {
                 let (config, events) = (dial.config.clone(), Arc::clone(events));
-                return Ok(PrimarySession::start(stream, peer, config, &dial.sessions, events));
+                return Ok(PrimarySession::start(
+                    stream,
+                    peer,
+                    config,
+                    &dial.sessions,
+                    events,
+                ));
             }
             Err(error) => last = error,
         }

@@ -83,9 +83,8 @@ fn accept(
             found: format!("node {} of cluster {}", welcome.node, welcome.cluster),
         });
     }
-    let version = Version::from_number(welcome.version).filter(|version| {
-        (local.versions.oldest..=local.versions.newest).contains(&version.number())
-    });
+    let version = Version::from_number(welcome.version)
+        .filter(|version| (local.versions.oldest..=local.versions.newest).contains(&version.number()));
     let (Some(version), true) = (version, welcome.data_crc || !local.data_crc) else {
         return Err(ConnectError::Unexpected {
             node: to,
@@ -113,11 +112,20 @@ pub(super) fn answer<T>(
     let hello = match hear(stream, deadline) {
         Ok(Greeting::Hello(hello)) => hello,
         Ok(_) => {
-            return decline(stream, local, deadline, DeclineCode::Malformed, "a hello is expected first");
+            return decline(
+                stream,
+                local,
+                deadline,
+                DeclineCode::Malformed,
+                "a hello is expected first",
+            );
         }
         Err(GreetingError::Value { what, versions }) => {
             let (code, text) = match agree(local, versions) {
-                Ok(_) => (DeclineCode::Malformed, format!("the hello holds an impossible {what}")),
+                Ok(_) => (
+                    DeclineCode::Malformed,
+                    format!("the hello holds an impossible {what}"),
+                ),
                 Err(no) => no,
             };
             return decline(stream, local, deadline, code, &text);

@@ -116,7 +116,10 @@ impl InFlight {
     /// Takes the request that this answers.
     pub(super) fn answered(&mut self, id: RequestId, reply: &Reply<Data>) -> Result<(), CloseReason> {
         let Some(waiting) = self.waiting.remove(&id) else {
-            return Err(CloseReason::Violation(format!("it answers request {} twice", id.0)));
+            return Err(CloseReason::Violation(format!(
+                "it answers request {} twice",
+                id.0
+            )));
         };
         if !waiting.awaits.admits(reply) {
             return Err(CloseReason::Violation(format!(
@@ -130,7 +133,10 @@ impl InFlight {
     /// The first deadline, or one sooner; an error if one has passed.
     pub(super) fn next_deadline(&mut self, now: Instant) -> Result<Option<Instant>, CloseReason> {
         if self.earliest.is_some_and(|earliest| earliest <= now) {
-            let first = self.waiting.iter().min_by_key(|(id, waiting)| (waiting.until, **id));
+            let first = self
+                .waiting
+                .iter()
+                .min_by_key(|(id, waiting)| (waiting.until, **id));
             if let Some((&id, waiting)) = first
                 && waiting.until <= now
             {

@@ -1,10 +1,10 @@
 //! The way in: accepts connections, hears who they are, hands them to the gate. Knows no replica.
 
+use super::SessionCounter;
 use super::config::{LinkConfig, LinkConfigError};
 use super::handshake::{LocalNode, answer};
 use super::replica::{ReplicaEvents, ReplicaSession};
 use super::stream::{Side, Transport, set_options};
-use super::SessionCounter;
 use crate::wire::{DeclineCode, GreetingError, Hello};
 use nix::sys::socket::{Shutdown, shutdown};
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -63,7 +63,9 @@ pub enum ListenError {
     #[error("{0}")]
     Config(#[from] LinkConfigError),
     /// The address cannot be listened on.
-    #[error("cannot listen for other nodes on {address}: {error}; is the address of this machine, and is the port free?")]
+    #[error(
+        "cannot listen for other nodes on {address}: {error}; is the address of this machine, and is the port free?"
+    )]
     Bind {
         /// Where.
         address: SocketAddr,
@@ -168,7 +170,8 @@ impl Shared {
             }
             desk.next += 1;
             let number = desk.next;
-            desk.handshakes.insert(number, (Instant::now(), Arc::clone(&socket)));
+            desk.handshakes
+                .insert(number, (Instant::now(), Arc::clone(&socket)));
             number
         };
         let shared = Arc::clone(self);
@@ -208,7 +211,12 @@ impl Shared {
         self.left.notify_all();
     }
 
-    fn greet(self: &Arc<Self>, number: u64, socket: &TcpStream, from: SocketAddr) -> Result<(), GreetingError> {
+    fn greet(
+        self: &Arc<Self>,
+        number: u64,
+        socket: &TcpStream,
+        from: SocketAddr,
+    ) -> Result<(), GreetingError> {
         let deadline = Instant::now() + self.config.handshake_within;
         set_options(socket, &self.config)?;
         let mut stream = self
@@ -223,14 +231,24 @@ impl Shared {
             Ok((events, seat))
         })?;
         self.leave(number);
-        ReplicaSession::start(stream, peer, self.config.clone(), &self.sessions, events, Box::new(seat));
+        ReplicaSession::start(
+            stream,
+            peer,
+            self.config.clone(),
+            &self.sessions,
+            events,
+            Box::new(seat),
+        );
         Ok(())
     }
 
     fn seat(self: &Arc<Self>) -> Result<Seat, (DeclineCode, String)> {
         let mut desk = self.desk.lock();
         if desk.stopped || desk.sessions >= self.config.max_sessions {
-            let text = format!("node {} has its {} sessions already", self.local.node, desk.sessions);
+            let text = format!(
+                "node {} has its {} sessions already",
+                self.local.node, desk.sessions
+            );
             return Err((DeclineCode::Busy, text));
         }
         desk.sessions += 1;

@@ -34,7 +34,7 @@
 //! | silence | nothing at all has come from the peer, which pings every second | 3 s |
 //! | unanswered | a request, or a ping of ours, was not answered within its deadline | 5 s |
 //! | stalled | the socket took no byte of a queue that is not empty | 5 s |
-//! | kernel | keepalive and TCP_USER_TIMEOUT, should this process itself be held up | 5 s |
+//! | kernel | keepalive and TCP_USER_TIMEOUT (stall and silence together), should this process itself be held up | 8 s |
 
 mod backoff;
 mod channel;

@@ -72,7 +72,7 @@ impl Outbox {
         self.urgent < MAX_URGENT
     }
 
-    /// Puts a frame in its place: an urgent one before all that is not begun.
+    /// Puts a frame in its place: an urgent one behind its like and before all else that is not begun.
     pub(super) fn push(&mut self, out: Outgoing) {
         if self.queue.is_empty() {
             self.progress = Instant::now();
@@ -81,7 +81,9 @@ impl Outbox {
         self.peak = self.peak.max(self.queued);
         if out.urgent {
             self.urgent += 1;
-            self.queue.insert(usize::from(self.written > 0), out);
+            let begun = usize::from(self.written > 0);
+            let before = self.queue.iter().skip(begun).take_while(|out| out.urgent).count();
+            self.queue.insert(begun + before, out);
         } else {
             self.queue.push_back(out);
         }

@@ -174,7 +174,9 @@ impl ReplicaEnd {
                 self.opened.store(true, Ordering::Relaxed);
                 Ok(())
             }
-            _ if !self.opened.load(Ordering::Relaxed) => violation("its first request does not open the session"),
+            _ if !self.opened.load(Ordering::Relaxed) => {
+                violation("its first request does not open the session")
+            }
             _ => Ok(()),
         }
     }
@@ -216,7 +218,10 @@ impl End for ReplicaEnd {
             return Err(CloseReason::Asked);
         }
         if self.unanswered.lock().insert(id, permit).is_some() {
-            return Err(CloseReason::Violation(format!("request {} is in flight already", id.0)));
+            return Err(CloseReason::Violation(format!(
+                "request {} is in flight already",
+                id.0
+            )));
         }
         let events = self.events.lock().clone();
         if let Some(events) = events {

@@ -96,7 +96,9 @@ pub(super) fn set_options(socket: &TcpStream, config: &LinkConfig) -> io::Result
     setsockopt(socket, TcpKeepIdle, &seconds(config.silence))?;
     setsockopt(socket, TcpKeepInterval, &1)?;
     setsockopt(socket, TcpKeepCount, &3)?;
-    let millis = u32::try_from(config.stall.as_millis()).unwrap_or(u32::MAX);
+    // Later than this end's own rules, which can say more.
+    let user_timeout = config.stall.saturating_add(config.silence);
+    let millis = u32::try_from(user_timeout.as_millis()).unwrap_or(u32::MAX);
     setsockopt(socket, TcpUserTimeout, &millis)?;
     Ok(())
 }

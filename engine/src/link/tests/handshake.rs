@@ -1,9 +1,7 @@
 //! Who is let in, and what those are told who are not (failure cases 24 to 26).
 
 use super::*;
-use crate::wire::{
-    Decline, DeclineCode, Greeting, GreetingError, MAX_GREETING_BODY, Welcome, read_greeting,
-};
+use crate::wire::{Decline, DeclineCode, Greeting, GreetingError, MAX_GREETING_BODY, Welcome, read_greeting};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
@@ -46,7 +44,10 @@ fn a_hello_for_somebody_else_is_declined_in_words() {
     newer.local.versions = VersionRange { oldest: 2, newest: 5 };
     let (code, text) = refused(&newer);
     assert_eq!(code, DeclineCode::Version);
-    assert!(text.contains("speaks protocol version 1, the node that connects versions 2 to 5"), "{text}");
+    assert!(
+        text.contains("speaks protocol version 1, the node that connects versions 2 to 5"),
+        "{text}"
+    );
     assert!(text.ends_with("upgrade this node"), "{text}");
 
     assert!(seen.is_empty(), "none of them became a session");
@@ -59,7 +60,10 @@ fn a_hello_for_somebody_else_is_declined_in_words() {
     let Ok(Seen::Opened(session)) = seen.recv_timeout(PATIENCE) else {
         panic!("not opened");
     };
-    assert_eq!((session.peer().node, session.peer().replica), (NodeId::from_u128(1), identity(1)));
+    assert_eq!(
+        (session.peer().node, session.peer().replica),
+        (NodeId::from_u128(1), identity(1))
+    );
 }
 
 #[test]
@@ -70,8 +74,7 @@ fn checksums_are_used_if_either_end_wants_them() {
         node.data_crc = theirs;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let gate = Arc::new(Tell(tell));
-        let listener =
-            Listener::bind(any, node, patient(), Arc::new(Plain), Arc::default(), gate).unwrap();
+        let listener = Listener::bind(any, node, patient(), Arc::new(Plain), Arc::default(), gate).unwrap();
         let mut dial = dial_to(listener.address(), 1, patient());
         dial.local.data_crc = ours;
         let client = Client::connect(&dial).unwrap();
@@ -82,8 +85,14 @@ fn checksums_are_used_if_either_end_wants_them() {
         assert_eq!(session.peer().codec.data_crc, used);
         client.send(0, &open(identity(1)));
         client.send(1, &write(0, &[7; 4096]));
-        assert!(matches!(seen.recv_timeout(PATIENCE), Ok(Seen::Request(RequestId(0), _))));
-        assert!(matches!(seen.recv_timeout(PATIENCE), Ok(Seen::Request(RequestId(1), _))));
+        assert!(matches!(
+            seen.recv_timeout(PATIENCE),
+            Ok(Seen::Request(RequestId(0), _))
+        ));
+        assert!(matches!(
+            seen.recv_timeout(PATIENCE),
+            Ok(Seen::Request(RequestId(1), _))
+        ));
     }
 }
 
@@ -117,21 +126,34 @@ fn welcome(hello: &Hello) -> Welcome {
 fn a_node_that_answers_as_somebody_else_is_not_believed() {
     let other = answering(|hello| {
         let node = NodeId::from_u128(66);
-        Greeting::Welcome(Welcome { node, ..welcome(&hello) }).encode()
+        Greeting::Welcome(Welcome {
+            node,
+            ..welcome(&hello)
+        })
+        .encode()
     });
     let error = Client::connect(&dial_to(other, 1, patient())).err().unwrap();
     assert!(matches!(error, ConnectError::OtherNode { .. }), "{error}");
 
     let cluster = answering(|hello| {
         let cluster = ClusterId::from_u128(66);
-        Greeting::Welcome(Welcome { cluster, ..welcome(&hello) }).encode()
+        Greeting::Welcome(Welcome {
+            cluster,
+            ..welcome(&hello)
+        })
+        .encode()
     });
     let error = Client::connect(&dial_to(cluster, 1, patient())).err().unwrap();
     assert!(matches!(error, ConnectError::OtherNode { .. }), "{error}");
 
     for (version, data_crc) in [(2, true), (0, true), (1, false)] {
         let bad = answering(move |hello| {
-            Greeting::Welcome(Welcome { version, data_crc, ..welcome(&hello) }).encode()
+            Greeting::Welcome(Welcome {
+                version,
+                data_crc,
+                ..welcome(&hello)
+            })
+            .encode()
         });
         let error = Client::connect(&dial_to(bad, 1, patient())).err().unwrap();
         assert!(matches!(error, ConnectError::Unexpected { .. }), "{error}");
@@ -150,11 +172,17 @@ fn a_node_that_answers_as_somebody_else_is_not_believed() {
         .encode()
     });
     let (code, text) = refused(&dial_to(rude, 1, patient()));
-    assert_eq!((code, text.as_str()), (DeclineCode::Unknown(999), "line break  [31m"));
+    assert_eq!(
+        (code, text.as_str()),
+        (DeclineCode::Unknown(999), "line break  [31m")
+    );
 
     let web = answering(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
     let error = Client::connect(&dial_to(web, 1, patient())).err().unwrap();
-    assert!(matches!(error, ConnectError::Greeting(GreetingError::Magic)), "{error}");
+    assert!(
+        matches!(error, ConnectError::Greeting(GreetingError::Magic)),
+        "{error}"
+    );
 
     let long = answering(|hello| {
         let mut bytes = Greeting::Welcome(welcome(&hello)).encode();
@@ -162,7 +190,10 @@ fn a_node_that_answers_as_somebody_else_is_not_believed() {
         bytes
     });
     let error = Client::connect(&dial_to(long, 1, patient())).err().unwrap();
-    assert!(matches!(error, ConnectError::Greeting(GreetingError::TooLong(_))), "{error}");
+    assert!(
+        matches!(error, ConnectError::Greeting(GreetingError::TooLong(_))),
+        "{error}"
+    );
 }
 
 #[test]
@@ -171,14 +202,25 @@ fn a_node_that_never_answers_is_given_up_by_the_deadline() {
     let dial = dial_to(listener.local_addr().unwrap(), 1, quick());
     let began = Instant::now();
     let error = Client::connect(&dial).err().unwrap();
-    assert!(matches!(error, ConnectError::Greeting(GreetingError::Io(_))), "{error}");
+    assert!(
+        matches!(error, ConnectError::Greeting(GreetingError::Io(_))),
+        "{error}"
+    );
     let took = began.elapsed();
-    assert!(took >= quick().handshake_within && took < quick().handshake_within * 3, "{took:?}");
+    assert!(
+        took >= quick().handshake_within && took < quick().handshake_within * 3,
+        "{took:?}"
+    );
 
     // One byte at a time does not stretch it.
     let drip = std::thread::spawn(move || {
         let (mut socket, _) = listener.accept().unwrap();
-        let (mut socket, _) = (listener.accept().map_or_else(|_| socket.try_clone().unwrap(), |(s, _)| s), &mut socket);
+        let (mut socket, _) = (
+            listener
+                .accept()
+                .map_or_else(|_| socket.try_clone().unwrap(), |(s, _)| s),
+            &mut socket,
+        );
         for byte in Greeting::Decline(Decline {
             versions: VersionRange::OURS,
             code: DeclineCode::Busy,
@@ -195,14 +237,23 @@ fn a_node_that_never_answers_is_given_up_by_the_deadline() {
     let began = Instant::now();
     let error = Client::connect(&dial).err().unwrap();
     let took = began.elapsed();
-    assert!(matches!(error, ConnectError::Greeting(GreetingError::Io(_))), "{error}");
-    assert!(took >= quick().handshake_within && took < quick().handshake_within * 3, "{took:?}");
+    assert!(
+        matches!(error, ConnectError::Greeting(GreetingError::Io(_))),
+        "{error}"
+    );
+    assert!(
+        took >= quick().handshake_within && took < quick().handshake_within * 3,
+        "{took:?}"
+    );
     drip.join().unwrap();
 }
 
 #[test]
 fn garbage_and_silence_at_the_door_keep_nobody_out() {
-    let config = LinkConfig { max_handshakes: 8, ..quick() };
+    let config = LinkConfig {
+        max_handshakes: 8,
+        ..quick()
+    };
     let (node, _ends) = memory_node(MIB, config);
     let mut strangers = Vec::new();
     for number in 0..120 {
@@ -231,7 +282,11 @@ fn garbage_and_silence_at_the_door_keep_nobody_out() {
     }
     let began = Instant::now();
     let client = Client::open(node.address(), 1, patient());
-    assert!(began.elapsed() < Duration::from_secs(5), "a node got in after {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "a node got in after {:?}",
+        began.elapsed()
+    );
     assert!(matches!(client.ask(1, &write(0, &[1; 512])), Reply::Done));
     // Those who said nothing are gone after the deadline.
     eventually("no handshake is under way", || node.counts() == (0, 1));
@@ -239,7 +294,10 @@ fn garbage_and_silence_at_the_door_keep_nobody_out() {
 
 #[test]
 fn a_full_house_says_so() {
-    let config = LinkConfig { max_sessions: 2, ..patient() };
+    let config = LinkConfig {
+        max_sessions: 2,
+        ..patient()
+    };
     let (node, _ends) = memory_node(MIB, config);
     let first = Client::open(node.address(), 1, patient());
     let _second = Client::open(node.address(), 2, patient());
@@ -260,7 +318,12 @@ fn a_configuration_that_cannot_be_names_all_that_is_wrong() {
         ..LinkConfig::default()
     };
     let text = config.check().unwrap_err().to_string();
-    for word in ["silence is 1ms, it must be from", "twice ping_every", "held_bytes is 5", "max_sessions"] {
+    for word in [
+        "silence is 1ms, it must be from",
+        "twice ping_every",
+        "held_bytes is 5",
+        "max_sessions",
+    ] {
         assert!(text.contains(word), "{text}");
     }
     assert_eq!(LinkConfig::default().check(), Ok(()));

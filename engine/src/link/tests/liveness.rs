@@ -16,7 +16,10 @@ fn assert_took(began: Instant, deadline: Duration) {
     let took = began.elapsed();
     // What comes at the end of the handshake counts, so it may seem to be a little less.
     let least = deadline.saturating_sub(Duration::from_millis(200));
-    assert!(took >= least && took < deadline + SLACK, "{took:?}, the deadline is {deadline:?}");
+    assert!(
+        took >= least && took < deadline + SLACK,
+        "{took:?}, the deadline is {deadline:?}"
+    );
 }
 
 fn closed(seen: &Receiver<Seen>) -> CloseReason {
@@ -38,7 +41,10 @@ fn a_peer_that_falls_silent_is_found_by_either_end() {
     assert_eq!(client.end(), CloseReason::Silent(quick().silence));
     assert_took(began, quick().silence);
     let error = client.session.request_usual(RequestId(1), &Request::Flush);
-    assert_eq!(error, Err(SendError::Closed(CloseReason::Silent(quick().silence))));
+    assert_eq!(
+        error,
+        Err(SendError::Closed(CloseReason::Silent(quick().silence)))
+    );
 
     let (tell, seen) = unbounded();
     let listener = listen(Arc::new(Tell(tell)), quick());
@@ -56,7 +62,8 @@ fn chatter(mut raw: Raw, answers: bool) -> std::thread::JoinHandle<()> {
         let stopped = Arc::clone(&stop);
         let speaker = std::thread::spawn(move || {
             let mut number = 0;
-            while !stopped.load(Ordering::SeqCst) && writer.try_say(&Message::Control(Control::Ping(number))) {
+            while !stopped.load(Ordering::SeqCst) && writer.try_say(&Message::Control(Control::Ping(number)))
+            {
                 number += 1;
                 std::thread::sleep(Duration::from_millis(50));
             }
@@ -94,9 +101,21 @@ fn a_request_that_stays_unanswered_ends_the_session_though_pings_go_on() {
     std::thread::sleep(quick().answer_within + quick().silence);
     assert_eq!(client.session.ended(), None);
     let (began, within) = (Instant::now(), Duration::from_millis(300));
-    client.session.request(RequestId(1), &Request::Flush, PATIENCE).unwrap();
-    client.session.request(RequestId(2), &Request::Flush, within).unwrap();
-    assert_eq!(client.end(), CloseReason::Unanswered { id: RequestId(2), within });
+    client
+        .session
+        .request(RequestId(1), &Request::Flush, PATIENCE)
+        .unwrap();
+    client
+        .session
+        .request(RequestId(2), &Request::Flush, within)
+        .unwrap();
+    assert_eq!(
+        client.end(),
+        CloseReason::Unanswered {
+            id: RequestId(2),
+            within
+        }
+    );
     assert_took(began, within);
     chatter.join().unwrap();
 }
@@ -104,17 +123,28 @@ fn a_request_that_stays_unanswered_ends_the_session_though_pings_go_on() {
 #[test]
 fn a_peer_that_takes_no_more_bytes_is_found_by_the_stall() {
     let (address, accepted) = Raw::replica();
-    let config = LinkConfig { answer_within: PATIENCE, ..quick() };
+    let config = LinkConfig {
+        answer_within: PATIENCE,
+        ..quick()
+    };
     let client = Client::connect(&dial_to(address, 1, config)).unwrap();
     let chatter = chatter(accepted.join().unwrap(), false);
     let began = Instant::now();
     for id in 0..40 {
         client.send(id, &write(0, &noise(id, MIB)));
     }
-    assert!(began.elapsed() < Duration::from_secs(1), "no caller waits: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "no caller waits: {:?}",
+        began.elapsed()
+    );
     assert_eq!(client.end(), CloseReason::Stalled(quick().stall));
     assert_took(began, quick().stall);
-    assert_eq!(client.session.status().queued_bytes, 0, "what was queued is let go");
+    assert_eq!(
+        client.session.status().queued_bytes,
+        0,
+        "what was queued is let go"
+    );
     chatter.join().unwrap();
 }
 
@@ -134,12 +164,18 @@ fn cuts_one_way_and_both_ways_are_found_at_both_ends() {
                 reason,
                 CloseReason::Silent(_)
                     | CloseReason::PingUnanswered(_)
-                    | CloseReason::Farewell { code: FarewellCode::Late, .. }
+                    | CloseReason::Farewell {
+                        code: FarewellCode::Late,
+                        ..
+                    }
             )
         };
         let at_primary = client.end();
         let at_replica = ends.recv_timeout(PATIENCE).unwrap();
-        assert!(late(&at_primary) && late(&at_replica), "{at_primary}; {at_replica}");
+        assert!(
+            late(&at_primary) && late(&at_replica),
+            "{at_primary}; {at_replica}"
+        );
         assert!(began.elapsed() < quick().silence + SLACK, "{:?}", began.elapsed());
     }
 }
@@ -152,14 +188,25 @@ fn slow_to_flush(pause: Duration, config: LinkConfig) -> (Listener, Receiver<Clo
             std::thread::sleep(pause);
         }
     });
-    let node = MemoryNode { size: MIB, gate, closed, slow: None };
+    let node = MemoryNode {
+        size: MIB,
+        gate,
+        closed,
+        slow: None,
+    };
     (listen(Arc::new(node), config), ends)
 }
 
 #[test]
 fn an_end_that_is_busy_is_not_taken_for_a_dead_one_nor_its_peer() {
-    let config = LinkConfig { silence: Duration::from_millis(600), ..quick() };
-    let config = LinkConfig { answer_within: Duration::from_secs(10), ..config };
+    let config = LinkConfig {
+        silence: Duration::from_millis(600),
+        ..quick()
+    };
+    let config = LinkConfig {
+        answer_within: Duration::from_secs(10),
+        ..config
+    };
     let (node, ends) = slow_to_flush(Duration::from_millis(1800), config.clone());
     let client = Client::open(node.address(), 1, config);
     for id in 1..=2 {
@@ -175,12 +222,22 @@ fn a_stuck_replica_is_left_and_its_end_told_while_the_request_is_still_at_work()
     let (node, ends) = slow_to_flush(stuck, quick());
     let client = Client::open(node.address(), 1, quick());
     let began = Instant::now();
-    client.session.request(RequestId(1), &Request::Flush, Duration::from_secs(1)).unwrap();
+    client
+        .session
+        .request(RequestId(1), &Request::Flush, Duration::from_secs(1))
+        .unwrap();
     let reason = client.end();
-    assert!(matches!(reason, CloseReason::Unanswered { id: RequestId(1), .. }), "{reason}");
+    assert!(
+        matches!(reason, CloseReason::Unanswered { id: RequestId(1), .. }),
+        "{reason}"
+    );
     // Its reader is stuck and cannot see that the primary has gone; what it writes shows it.
     let reason = ends.recv_timeout(PATIENCE).unwrap();
-    assert!(began.elapsed() < stuck, "told after {:?}: {reason}", began.elapsed());
+    assert!(
+        began.elapsed() < stuck,
+        "told after {:?}: {reason}",
+        began.elapsed()
+    );
 }
 
 /// A process that ends with its handle.
@@ -211,16 +268,24 @@ fn a_node_in_a_process_of_its_own() {
 #[test]
 fn a_stopped_process_is_found_and_finds_itself_left_when_it_goes_on() {
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "link::tests::liveness::a_node_in_a_process_of_its_own", "--nocapture"])
+        .args([
+            "--exact",
+            "link::tests::liveness::a_node_in_a_process_of_its_own",
+            "--nocapture",
+        ])
         .env(CHILD, "1")
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let mut child = Process(child);
-    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
     let mut line_after = |start: &str| {
-        lines.find_map(|line| line.strip_prefix(start).map(str::to_owned)).unwrap()
+        lines
+            .find_map(|line| line.strip_prefix(start).map(str::to_owned))
+            .unwrap()
     };
     let address: SocketAddr = line_after("listening on ").parse().unwrap();
     let client = Client::open(address, 1, quick());
@@ -235,7 +300,9 @@ fn a_stopped_process_is_found_and_finds_itself_left_when_it_goes_on() {
     kill(pid, Signal::SIGCONT).unwrap();
     let reason = line_after("ended: ");
     assert!(
-        reason.contains("nothing was heard") || reason.contains("connection broke") || reason.contains("without a word"),
+        reason.contains("nothing was heard")
+            || reason.contains("connection broke")
+            || reason.contains("without a word"),
         "{reason}"
     );
 }

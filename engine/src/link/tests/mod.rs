@@ -98,7 +98,12 @@ impl PrimaryEvents for Tell {
     fn failed(&self, error: &ConnectError) {
         // The error itself is not to be cloned; what tests look at is kept.
         let copy = match error {
-            ConnectError::Declined { node, code, versions, text } => ConnectError::Declined {
+            ConnectError::Declined {
+                node,
+                code,
+                versions,
+                text,
+            } => ConnectError::Declined {
                 node: *node,
                 code: *code,
                 versions: *versions,
@@ -186,9 +191,9 @@ impl Memory {
                 disk[offset..offset + data.len()].copy_from_slice(&data);
                 Reply::Done
             }
-            Request::Read(range) => Reply::Data(Data::copy_of(
-                &disk[range.offset as usize..range.end() as usize],
-            )),
+            Request::Read(range) => {
+                Reply::Data(Data::copy_of(&disk[range.offset as usize..range.end() as usize]))
+            }
             _ => Reply::Done,
         }
     }
@@ -209,7 +214,11 @@ impl Gate for MemoryNode {
         Ok(Arc::new(Memory {
             disk: Mutex::new(vec![0; self.size]),
             session: Mutex::new(None),
-            gate: if slow { Arc::clone(&self.gate) } else { Arc::new(|_| {}) },
+            gate: if slow {
+                Arc::clone(&self.gate)
+            } else {
+                Arc::new(|_| {})
+            },
             closed: self.closed.clone(),
         }))
     }
@@ -232,7 +241,12 @@ fn listen_at(
 fn memory_node(size: usize, config: LinkConfig) -> (Listener, Receiver<CloseReason>) {
     let (closed, ends) = unbounded();
     let gate = Arc::new(|_: &Request<Data>| {});
-    let node = MemoryNode { size, gate, closed, slow: None };
+    let node = MemoryNode {
+        size,
+        gate,
+        closed,
+        slow: None,
+    };
     (listen(Arc::new(node), config), ends)
 }
 

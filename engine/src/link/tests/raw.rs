@@ -73,7 +73,9 @@ impl Raw {
 
     /// Whether it could be said.
     pub(super) fn try_say(&mut self, message: &Message<Data>) -> bool {
-        self.socket.write_all(&CODEC.encode(message).unwrap().to_bytes()).is_ok()
+        self.socket
+            .write_all(&CODEC.encode(message).unwrap().to_bytes())
+            .is_ok()
     }
 
     /// Messages as they come; nothing once the other end has gone.

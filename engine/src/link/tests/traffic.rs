@@ -27,7 +27,9 @@ fn large_transfers_from_several_threads_arrive_byte_for_byte() {
                     let len = lens[turn % lens.len()].min(last - at);
                     let id = 1 + (at as u64);
                     while let Err(error) =
-                        client.session.request(RequestId(id), &write(at, &content[at..at + len]), PATIENCE)
+                        client
+                            .session
+                            .request(RequestId(id), &write(at, &content[at..at + len]), PATIENCE)
                     {
                         assert!(matches!(error, SendError::Full { .. }), "{error}");
                         std::thread::sleep(Duration::from_millis(1));
@@ -37,7 +39,9 @@ fn large_transfers_from_several_threads_arrive_byte_for_byte() {
             });
         }
     });
-    eventually("all writes are answered", || client.session.status().in_flight == 0);
+    eventually("all writes are answered", || {
+        client.session.status().in_flight == 0
+    });
     while client.seen.try_recv().is_ok() {}
     for at in (0..size).step_by(MIB) {
         let Reply::Data(data) = client.ask(at as u64, &read(at, MIB)) else {
@@ -47,7 +51,9 @@ fn large_transfers_from_several_threads_arrive_byte_for_byte() {
     }
     let status = client.session.status();
     assert_eq!((status.queued_bytes, status.in_flight), (0, 0));
-    eventually("a ping is measured", || client.session.status().round_trip.is_some());
+    eventually("a ping is measured", || {
+        client.session.status().round_trip.is_some()
+    });
 }
 
 #[test]
@@ -60,20 +66,30 @@ fn requests_arrive_in_the_order_of_sending_also_when_they_queue() {
     };
     client.send(0, &open(identity(1)));
     let data = noise(3, 200_000);
-    let mut queued = 0;
-    for id in 1..=150 {
-        client.send(id, &if id % 3 == 0 { Request::Flush } else { write(0, &data[..id as usize * 1000]) });
-        queued = queued.max(client.session.status().queued_bytes);
+    // Nothing is answered, so at last the socket takes nothing more, and they queue.
+    let mut last = 0;
+    while client.session.status().queued_bytes < 8 * MIB {
+        last += 1;
+        let len = last as usize * 1000 % data.len() + 1;
+        client.send(
+            last,
+            &if last % 3 == 0 {
+                Request::Flush
+            } else {
+                write(0, &data[..len])
+            },
+        );
     }
-    assert!(queued > MIB, "the socket took all at once: nothing was tested ({queued})");
-    for expected in 0..=150 {
+    for expected in 0..=last {
         match seen.recv_timeout(PATIENCE).unwrap() {
             Seen::Request(id, request) => {
                 assert_eq!(id.0, expected);
                 if let Request::Write { data: got, .. } = &request {
                     assert!(**got == data[..got.len()]);
                 }
-                session.reply(id, &if id.0 == 0 { Reply::Unreadable } else { Reply::Done }).unwrap();
+                session
+                    .reply(id, &if id.0 == 0 { Reply::Unreadable } else { Reply::Done })
+                    .unwrap();
             }
             other => panic!("{other:?}"),
         }
@@ -85,8 +101,7 @@ fn a_session_comes_back_when_asked_for_and_only_then() {
     let (node, ends) = memory_node(MIB, quick());
     let address = node.address();
     let (tell, seen) = unbounded();
-    let connector =
-        Connector::start(dial_to(address, 1, quick()), || 7, Arc::new(Tell(tell))).unwrap();
+    let connector = Connector::start(dial_to(address, 1, quick()), || 7, Arc::new(Tell(tell))).unwrap();
     let up = || loop {
         connector.connect();
         match seen.recv_timeout(PATIENCE).unwrap() {
@@ -97,10 +112,25 @@ fn a_session_comes_back_when_asked_for_and_only_then() {
     };
     let first = up();
     first.close();
-    assert!(matches!(seen.recv_timeout(PATIENCE), Ok(Seen::Down(CloseReason::Asked))));
+    assert!(matches!(
+        seen.recv_timeout(PATIENCE),
+        Ok(Seen::Down(CloseReason::Asked))
+    ));
     let told = ends.recv_timeout(PATIENCE).unwrap();
-    assert!(matches!(told, CloseReason::Farewell { code: FarewellCode::Asked, .. }), "{told}");
-    assert!(seen.recv_timeout(Duration::from_millis(300)).is_err(), "it was not asked for");
+    assert!(
+        matches!(
+            told,
+            CloseReason::Farewell {
+                code: FarewellCode::Asked,
+                ..
+            }
+        ),
+        "{told}"
+    );
+    assert!(
+        seen.recv_timeout(Duration::from_millis(300)).is_err(),
+        "it was not asked for"
+    );
     let second = up();
     assert!(second.id() > first.id());
     // The node goes away and comes back at the same address.
@@ -108,13 +138,24 @@ fn a_session_comes_back_when_asked_for_and_only_then() {
     second.close();
     assert!(matches!(seen.recv_timeout(PATIENCE), Ok(Seen::Down(_))));
     connector.connect();
-    assert!(matches!(seen.recv_timeout(PATIENCE), Ok(Seen::Failed(ConnectError::Unreachable { .. }))));
+    assert!(matches!(
+        seen.recv_timeout(PATIENCE),
+        Ok(Seen::Failed(ConnectError::Unreachable { .. }))
+    ));
     let (closed, _ends) = unbounded();
-    let gate = Arc::new(MemoryNode { size: MIB, gate: Arc::new(|_: &Request<Data>| {}), closed, slow: None });
+    let gate = Arc::new(MemoryNode {
+        size: MIB,
+        gate: Arc::new(|_: &Request<Data>| {}),
+        closed,
+        slow: None,
+    });
     let _node = listen_at(address, gate, quick(), Arc::new(Plain));
     let third = up();
     third.request_usual(RequestId(1), &open(identity(1))).unwrap();
-    assert!(matches!(seen.recv_timeout(PATIENCE), Ok(Seen::Reply(RequestId(1), Reply::Opened(_)))));
+    assert!(matches!(
+        seen.recv_timeout(PATIENCE),
+        Ok(Seen::Reply(RequestId(1), Reply::Opened(_)))
+    ));
 }
 
 #[test]
@@ -178,9 +219,21 @@ fn dropping_an_end_ends_the_session_and_its_threads() {
     let Ok(Seen::Closed(reason)) = seen.recv_timeout(PATIENCE) else {
         panic!("not closed");
     };
-    assert!(matches!(reason, CloseReason::Farewell { code: FarewellCode::Asked, .. }), "{reason}");
+    assert!(
+        matches!(
+            reason,
+            CloseReason::Farewell {
+                code: FarewellCode::Asked,
+                ..
+            }
+        ),
+        "{reason}"
+    );
     assert!(session.wait_ended(PATIENCE));
-    assert!(matches!(session.reply(RequestId(0), &Reply::Done), Err(SendError::Closed(_))));
+    assert!(matches!(
+        session.reply(RequestId(0), &Reply::Done),
+        Err(SendError::Closed(_))
+    ));
     eventually("the seat is free", || listener.counts() == (0, 0));
 }
 
@@ -193,12 +246,19 @@ fn data_that_was_changed_on_the_way_is_never_handed_up() {
     proxy.to_replica.flip_at.store(300_000, Ordering::SeqCst);
     client.send(1, &write(0, &noise(5, MIB)));
     let reason = ends.recv_timeout(PATIENCE).unwrap();
-    assert!(matches!(reason, CloseReason::Wire(WireError::DataChecksum(_))), "{reason}");
+    assert!(
+        matches!(reason, CloseReason::Wire(WireError::DataChecksum(_))),
+        "{reason}"
+    );
     let told = client.end();
     assert!(
         matches!(
             told,
-            CloseReason::Farewell { code: FarewellCode::Violation, .. } | CloseReason::Broken { .. } | CloseReason::Ended
+            CloseReason::Farewell {
+                code: FarewellCode::Violation,
+                ..
+            } | CloseReason::Broken { .. }
+                | CloseReason::Ended
         ),
         "{told}"
     );
@@ -266,7 +326,12 @@ impl WriteHalf for ScrambledHalf<Box<dyn WriteHalf>> {
 #[test]
 fn another_transport_takes_the_place_of_plain_tcp() {
     let (closed, _ends) = unbounded();
-    let gate = Arc::new(MemoryNode { size: 4 * MIB, gate: Arc::new(|_: &Request<Data>| {}), closed, slow: None });
+    let gate = Arc::new(MemoryNode {
+        size: 4 * MIB,
+        gate: Arc::new(|_: &Request<Data>| {}),
+        closed,
+        slow: None,
+    });
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let node = listen_at(any, gate, patient(), Arc::new(Scrambled));
     let mut dial = dial_to(node.address(), 1, patient());
@@ -286,5 +351,8 @@ fn another_transport_takes_the_place_of_plain_tcp() {
     assert!(*data == content);
     dial.transport = Arc::new(Plain);
     dial.config = quick();
-    assert!(Client::connect(&dial).is_err(), "plain words are not understood there");
+    assert!(
+        Client::connect(&dial).is_err(),
+        "plain words are not understood there"
+    );
 }

@@ -37,7 +37,10 @@ fn replica_says(messages: &[Message<Data>]) -> (CloseReason, usize, Option<Messa
 #[test]
 fn a_replica_serves_nobody_who_does_not_open_it() {
     let (reason, handed_up, told) = replica_says(&[request(1, Request::Flush)]);
-    assert!(reason.to_string().contains("does not open the session"), "{reason}");
+    assert!(
+        reason.to_string().contains("does not open the session"),
+        "{reason}"
+    );
     assert_eq!(handed_up, 0);
     assert!(
         matches!(&told, Some(Message::Control(Control::Farewell { code: FarewellCode::Violation, text })) if text.contains("does not open")),
@@ -59,9 +62,15 @@ fn what_is_out_of_place_at_a_replica_ends_the_session() {
     let cases: [(Message<Data>, &str); 4] = [
         (reply(2, Reply::Done), "a primary does not answer"),
         (request(1, Request::Flush), "request 1 is in flight already"),
-        (Message::Control(Control::Pong(77)), "answers ping 77, which was not sent"),
         (
-            Message::Control(Control::Farewell { code: FarewellCode::Other, text: "tired".to_owned() }),
+            Message::Control(Control::Pong(77)),
+            "answers ping 77, which was not sent",
+        ),
+        (
+            Message::Control(Control::Farewell {
+                code: FarewellCode::Other,
+                text: "tired".to_owned(),
+            }),
             "the peer closed the session: tired",
         ),
     ];
@@ -74,14 +83,23 @@ fn what_is_out_of_place_at_a_replica_ends_the_session() {
 
 #[test]
 fn frames_that_are_none_end_the_session() {
-    let plain = Codec { version: Version::V1, data_crc: false };
+    let plain = Codec {
+        version: Version::V1,
+        data_crc: false,
+    };
     let mut unknown = CODEC.encode_control::<Data>(&Control::Ping(1)).unwrap().head;
     unknown[4] = 200;
     let seal = crc32c::crc32c(&unknown[..36]);
     unknown[36..].copy_from_slice(&seal.to_le_bytes());
-    let unchecked = plain.encode_request(RequestId(1), &write(0, &[1; 512])).unwrap().to_bytes();
+    let unchecked = plain
+        .encode_request(RequestId(1), &write(0, &[1; 512]))
+        .unwrap()
+        .to_bytes();
     let cases = [
-        (b"something else than a frame, and long enough to be one".to_vec(), WireError::Magic(0x656d_6f73)),
+        (
+            b"something else than a frame, and long enough to be one".to_vec(),
+            WireError::Magic(0x656d_6f73),
+        ),
         (unknown, WireError::UnknownKind(200)),
         (unchecked, WireError::DataChecksumPresence(Kind::Write)),
     ];
@@ -121,12 +139,30 @@ fn primary_says(answers: &[Message<Data>]) -> CloseReason {
 fn what_was_not_asked_for_ends_the_session_of_a_primary() {
     let data = |len| Reply::Data(Data::copy_of(&vec![1; len]));
     let cases: [(Vec<Message<Data>>, &str); 7] = [
-        (vec![reply(9, Reply::Done)], "answers request 9 (Done), which was not asked"),
-        (vec![reply(2, Reply::Done), reply(2, Reply::Done)], "request 2 (Done), which was not asked"),
-        (vec![reply(1, data(4097))], "answers request 1 with 4097 bytes, 4096 were asked for"),
-        (vec![reply(1, data(4095))], "answer to request 1 is not one to what was asked"),
-        (vec![reply(1, Reply::Done)], "answer to request 1 is not one to what was asked"),
-        (vec![reply(2, data(1))], "answers request 2 with 1 bytes, 0 were asked for"),
+        (
+            vec![reply(9, Reply::Done)],
+            "answers request 9 (Done), which was not asked",
+        ),
+        (
+            vec![reply(2, Reply::Done), reply(2, Reply::Done)],
+            "request 2 (Done), which was not asked",
+        ),
+        (
+            vec![reply(1, data(4097))],
+            "answers request 1 with 4097 bytes, 4096 were asked for",
+        ),
+        (
+            vec![reply(1, data(4095))],
+            "answer to request 1 is not one to what was asked",
+        ),
+        (
+            vec![reply(1, Reply::Done)],
+            "answer to request 1 is not one to what was asked",
+        ),
+        (
+            vec![reply(2, data(1))],
+            "answers request 2 with 1 bytes, 0 were asked for",
+        ),
         (vec![request(3, Request::Flush)], "a replica makes no requests"),
     ];
     for (answers, words) in cases {
@@ -157,9 +193,18 @@ fn a_reply_is_sent_once_and_only_to_what_was_asked() {
         panic!("not opened");
     };
     client.send(0, &open(identity(1)));
-    assert!(matches!(seen.recv_timeout(PATIENCE), Ok(Seen::Request(RequestId(0), _))));
-    assert_eq!(session.reply(RequestId(5), &Reply::Done), Err(SendError::NotAsked(RequestId(5))));
+    assert!(matches!(
+        seen.recv_timeout(PATIENCE),
+        Ok(Seen::Request(RequestId(0), _))
+    ));
+    assert_eq!(
+        session.reply(RequestId(5), &Reply::Done),
+        Err(SendError::NotAsked(RequestId(5)))
+    );
     session.reply(RequestId(0), &Reply::NoSpace).unwrap();
-    assert_eq!(session.reply(RequestId(0), &Reply::Done), Err(SendError::NotAsked(RequestId(0))));
+    assert_eq!(
+        session.reply(RequestId(0), &Reply::Done),
+        Err(SendError::NotAsked(RequestId(0)))
+    );
     assert!(matches!(client.reply(), (RequestId(0), Reply::NoSpace)));
 }
