@@ -16,7 +16,7 @@
 
 pub mod faults;
 pub mod payload;
-//pub mod primary;
+pub mod primary;
 pub mod protocol;
 pub mod record;
 pub mod replica;
@@ -25,7 +25,7 @@ pub mod time;
 
 pub use faults::{Fault, FaultSet};
 pub use payload::Payload;
-//pub use primary::Primary;
+pub use primary::Primary;
 pub use protocol::{Reply, Request, RequestId, Role, SessionId};
 pub use record::{MemberState, Record, RecordReplica};
 pub use replica::Replica;

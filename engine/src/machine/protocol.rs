@@ -62,8 +62,8 @@ pub enum Request<P> {
     },
     /// Reads a range.
     Read(ByteRange),
-    /// Reads one chunk in order to copy it.
-    Copy(Chunk),
+    /// Reads a part of one chunk in order to copy it.
+    Copy(ByteRange),
     /// Writes.
     Write {
         /// First byte.
@@ -168,7 +168,7 @@ pub enum Reply<P> {
     Chunk {
         /// The content; nothing if it is all hole.
         content: Option<P>,
-        /// The stamp.
+        /// The chunk's stamp.
         stamp: Tick,
     },
     /// To Changed.

@@ -9,12 +9,22 @@ use crate::geometry::ByteRange;
 /// Ranges up to this length are found by their place; the few longer ones are looked at one by one.
 const NARROW: u64 = 1 << 20;
 
+/// Who takes a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// An operation of the front end, by its place.
+    Op(u32),
+    /// A chunk that is being copied, by its number.
+    Copy(u64),
+}
+
 /// Names a holder: the order of coming.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LockId(pub(super) u64);
 
 #[derive(Debug)]
 struct Holder {
+    owner: Owner,
     range: ByteRange,
     shared: bool,
     /// Earlier holders in the way that have not left yet.
@@ -33,14 +43,16 @@ pub(super) struct RangeLock {
 impl RangeLock {
     /// Takes a range, for reading (`shared`) or alone. Says whether it is held at once; else `release` of those in the
     /// way will name it.
-    pub(super) fn acquire(&mut self, range: ByteRange, shared: bool) -> (LockId, bool) {
+    pub(super) fn acquire(&mut self, range: ByteRange, shared: bool, owner: Owner) -> (LockId, bool) {
         let id = LockId(self.next);
         self.next += 1;
-        let in_the_way = |(_, other): &(LockId, &Holder)| other.range.overlaps(range) && !(shared && other.shared);
+        let in_the_way =
+            |(_, other): &(LockId, &Holder)| other.range.overlaps(range) && !(shared && other.shared);
         let before = self.near(range).filter(in_the_way).count() as u32;
         self.holders.insert(
             id,
             Holder {
+                owner,
                 range,
                 shared,
                 before,
@@ -55,7 +67,7 @@ impl RangeLock {
     }
 
     /// Gives a range back, and names those that hold theirs now.
-    pub(super) fn release(&mut self, id: LockId, granted: &mut Vec<LockId>) {
+    pub(super) fn release(&mut self, id: LockId, granted: &mut Vec<Owner>) {
         let Some(gone) = self.holders.remove(&id) else {
             return;
         };
@@ -72,7 +84,7 @@ impl RangeLock {
             if let Some(holder) = self.holders.get_mut(&other) {
                 holder.before -= 1;
                 if holder.before == 0 {
-                    granted.push(other);
+                    granted.push(holder.owner);
                 }
             }
         }
@@ -101,35 +113,38 @@ mod tests {
     #[test]
     fn overlapping_writes_wait_in_order() {
         let mut lock = RangeLock::default();
-        let (first, held) = lock.acquire(range(0, 4096), false);
+        let (first, held) = lock.acquire(range(0, 4096), false, Owner::Op(1));
         assert!(held);
-        let (second, held) = lock.acquire(range(2048, 4096), false);
+        let (second, held) = lock.acquire(range(2048, 4096), false, Owner::Op(2));
         assert!(!held);
-        let (third, held) = lock.acquire(range(4096, 512), false);
+        let (_, held) = lock.acquire(range(4096, 512), false, Owner::Op(3));
         assert!(!held, "it overlaps the second, which comes first");
-        assert!(lock.acquire(range(1 << 20, 512), false).1);
+        assert!(lock.acquire(range(1 << 20, 512), false, Owner::Op(4)).1);
         let mut granted = Vec::new();
         lock.release(first, &mut granted);
-        assert_eq!(granted, [second]);
+        assert_eq!(granted, [Owner::Op(2)]);
         granted.clear();
         lock.release(second, &mut granted);
-        assert_eq!(granted, [third]);
+        assert_eq!(granted, [Owner::Op(3)]);
     }
 
     #[test]
     fn reads_share_but_writes_do_not() {
         let mut lock = RangeLock::default();
-        let (first, held) = lock.acquire(range(0, 8 << 20), true);
+        let (first, held) = lock.acquire(range(0, 8 << 20), true, Owner::Op(5));
         assert!(held);
-        let (second, held) = lock.acquire(range(4096, 4096), true);
+        let (second, held) = lock.acquire(range(4096, 4096), true, Owner::Op(6));
         assert!(held);
-        let (write, held) = lock.acquire(range(4096, 512), false);
+        let (_, held) = lock.acquire(range(4096, 512), false, Owner::Op(7));
         assert!(!held);
-        assert!(!lock.acquire(range(4096, 512), true).1, "a read does not overtake a waiting write");
+        assert!(
+            !lock.acquire(range(4096, 512), true, Owner::Op(8)).1,
+            "a read does not overtake a waiting write"
+        );
         let mut granted = Vec::new();
         lock.release(first, &mut granted);
         assert!(granted.is_empty());
         lock.release(second, &mut granted);
-        assert_eq!(granted, [write]);
+        assert_eq!(granted, [Owner::Op(7)]);
     }
 }

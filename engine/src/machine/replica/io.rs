@@ -60,14 +60,20 @@ impl<P: Payload> Replica<P> {
         out.push(Action::Disk { id, op });
     }
 
-    pub(super) fn copy(&mut self, session: SessionId, id: RequestId, chunk: Chunk, out: &mut Vec<Action<P>>) {
-        if chunk.0 >= self.stamps.chunks() {
+    pub(super) fn copy(
+        &mut self,
+        session: SessionId,
+        id: RequestId,
+        range: ByteRange,
+        out: &mut Vec<Action<P>>,
+    ) {
+        if !self.geometry.admits(range) {
             self.respond(session, id, Reply::Refused(Refusal::Malformed), out);
             return;
         }
-        let stamp = self.stamps.get(chunk);
+        let stamp = self.stamps.get(Chunk(self.geometry.chunks_of(range).start));
         let id = self.job(DiskJob::Copy { session, id, stamp });
-        let op = DiskOp::ReadOrHole(self.geometry.chunk_range(chunk));
+        let op = DiskOp::ReadOrHole(range);
         out.push(Action::Disk { id, op });
     }
 
@@ -139,7 +145,8 @@ impl<P: Payload> Replica<P> {
                     self.stamps.set(Chunk(chunk), tick);
                 }
                 StampRule::Raise => self.stamps.raise(Chunk(chunk), tick),
-                StampRule::Set => self.stamps.set(Chunk(chunk), tick),
+                // A copy that fails must not look like one that was made: its stamp comes when it has ended.
+                StampRule::Set => {}
             }
         }
         let regions = self.geometry.regions_of(range);
@@ -161,6 +168,11 @@ impl<P: Payload> Replica<P> {
         self.writes_in_flight -= 1;
         let regions = self.geometry.regions_of(job.range);
         self.regions.leave(regions, Some(self.checkpoint.round));
+        if result.is_ok() && job.stamp == StampRule::Set {
+            for chunk in self.geometry.chunks_of(job.range) {
+                self.stamps.set(Chunk(chunk), job.tick);
+            }
+        }
         let reply = match (result, self.superblock.failed) {
             (_, Some(cause)) => Reply::Failed(cause),
             (Ok(()), None) => Reply::Done,

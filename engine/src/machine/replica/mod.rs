@@ -214,7 +214,7 @@ impl<P: Payload> Replica<P> {
             Request::Open(_) => {}
             Request::Raise { epoch, role } => self.raise(session, id, epoch, role, out),
             Request::Read(range) => self.read(session, id, range, out),
-            Request::Copy(chunk) => self.copy(session, id, chunk, out),
+            Request::Copy(range) => self.copy(session, id, range, out),
             Request::Write {
                 offset,
                 data,
