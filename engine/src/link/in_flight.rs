@@ -4,7 +4,7 @@ use super::error::{CloseReason, SendError};
 use crate::io::Data;
 use crate::machine::Payload;
 use crate::machine::protocol::{Reply, Request, RequestId};
-use crate::wire::{Header, Kind, MAX_DATA};
+use crate::wire::{Header, Kind};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,8 @@ enum Awaits {
     Opened,
     /// Exactly so many bytes.
     Data(u64),
-    Chunk,
+    /// A hole, or exactly so many bytes.
+    Chunk(u64),
     Changed,
     Done,
 }
@@ -24,7 +25,7 @@ impl Awaits {
         match request {
             Request::Open(_) => Self::Opened,
             Request::Read(range) => Self::Data(range.len),
-            Request::Copy(_) => Self::Chunk,
+            Request::Copy(range) => Self::Chunk(range.len),
             Request::Changed { .. } => Self::Changed,
             _ => Self::Done,
         }
@@ -32,8 +33,7 @@ impl Awaits {
 
     const fn max_data(self) -> u64 {
         match self {
-            Self::Data(len) => len,
-            Self::Chunk => MAX_DATA as u64,
+            Self::Data(len) | Self::Chunk(len) => len,
             _ => 0,
         }
     }
@@ -42,7 +42,10 @@ impl Awaits {
         match reply {
             Reply::Opened(_) => self == Self::Opened,
             Reply::Data(data) => self == Self::Data(data.size()),
-            Reply::Chunk { .. } => self == Self::Chunk,
+            Reply::Chunk {
+                content: Some(data), ..
+            } => self == Self::Chunk(data.size()),
+            Reply::Chunk { content: None, .. } => matches!(self, Self::Chunk(_)),
             Reply::Changed { .. } => self == Self::Changed,
             Reply::Done => self == Self::Done,
             // Whatever was asked, it may be refused or have failed.

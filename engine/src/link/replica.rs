@@ -185,8 +185,9 @@ impl ReplicaEnd {
 /// What an answer to this may take up.
 fn answer_cost(request: &Request<Data>) -> usize {
     match request {
-        Request::Read(range) => usize::try_from(range.len).unwrap_or(MAX_DATA).min(MAX_DATA),
-        Request::Copy(_) => MAX_DATA,
+        Request::Read(range) | Request::Copy(range) => {
+            usize::try_from(range.len).unwrap_or(MAX_DATA).min(MAX_DATA)
+        }
         Request::Changed { limit, .. } => (*limit as usize).min(MAX_LIST) * ENTRY_COST,
         _ => 0,
     }

@@ -18,11 +18,10 @@ pub(super) fn encode<'a, P>(
             put.epoch(*epoch);
             put.role(*role);
         }
-        Request::Read(range) => {
+        Request::Read(range) | Request::Copy(range) => {
             check_answerable(kind, *range)?;
             put.range(*range);
         }
-        Request::Copy(chunk) => put.u32(chunk.0),
         Request::Write {
             offset,
             data,
@@ -68,12 +67,8 @@ pub(super) fn decode<P>(kind: Kind, take: &mut Take<'_>, data: Option<P>) -> Res
             epoch: take.epoch()?,
             role: take.role()?,
         },
-        Kind::Read => {
-            let range = take.range()?;
-            check_answerable(kind, range)?;
-            Request::Read(range)
-        }
-        Kind::Copy => Request::Copy(take.chunk()?),
+        Kind::Read => Request::Read(take_answerable(kind, take)?),
+        Kind::Copy => Request::Copy(take_answerable(kind, take)?),
         Kind::Write => {
             let data = data.ok_or(WireError::NoData(kind))?;
             Request::Write {
@@ -173,6 +168,12 @@ fn check_answerable(kind: Kind, range: ByteRange) -> Result<(), WireError> {
         return Err(WireError::Value { kind, what: "range" });
     }
     Ok(())
+}
+
+fn take_answerable(kind: Kind, take: &mut Take<'_>) -> Result<ByteRange, WireError> {
+    let range = take.range()?;
+    check_answerable(kind, range)?;
+    Ok(range)
 }
 
 pub(super) fn check_list(kind: Kind, entries: &[(Chunk, Tick)]) -> Result<(), WireError> {

@@ -186,7 +186,7 @@ fn request() -> impl Strategy<Value = Request<Bytes>> {
             role
         }),
         range(MAX_DATA as u64).prop_map(Request::Read),
-        copy(),
+        range(MAX_DATA as u64).prop_map(Request::Copy),
         (any::<u64>(), payload(), tick(), rule()).prop_map(|(offset, data, tick, stamp)| Request::Write {
             offset,
             data,
@@ -211,10 +211,6 @@ fn request() -> impl Strategy<Value = Request<Bytes>> {
         tick().prop_map(|settled| Request::Release { settled }),
         cause().prop_map(Request::Fail),
     ]
-}
-
-fn copy() -> impl Strategy<Value = Request<Bytes>> {
-    any::<u32>().prop_map(|chunk| Request::Copy(Chunk(chunk)))
 }
 
 fn reply() -> impl Strategy<Value = Reply<Bytes>> {

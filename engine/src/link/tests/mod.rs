@@ -143,12 +143,15 @@ impl Gate for Tell {
     }
 }
 
+/// What a request waits for before it is served.
+type Wait = Arc<dyn Fn(&Request<Data>) + Send + Sync>;
+
 /// A replica in memory that answers at once, and may be told to take its time.
 struct Memory {
     disk: Mutex<Vec<u8>>,
     session: Mutex<Option<Arc<ReplicaSession>>>,
     /// What a request waits before it is served.
-    gate: Arc<dyn Fn(&Request<Data>) + Send + Sync>,
+    gate: Wait,
     closed: Sender<CloseReason>,
 }
 
@@ -202,7 +205,7 @@ impl Memory {
 /// A node that serves any number of replicas in memory.
 struct MemoryNode {
     size: usize,
-    gate: Arc<dyn Fn(&Request<Data>) + Send + Sync>,
+    gate: Wait,
     closed: Sender<CloseReason>,
     /// Only replicas whose number is asked for here wait at the gate.
     slow: Option<ReplicaIdentity>,

@@ -188,6 +188,11 @@ impl<P: Payload> Primary<P> {
         self.epoch
     }
 
+    /// The tick that a write which came now would be stamped with.
+    pub fn tick(&self) -> Tick {
+        self.ticks.current()
+    }
+
     /// The newest tick all of whose writes are done.
     pub fn settled(&self) -> Tick {
         self.settled

@@ -24,6 +24,11 @@ impl Ticks {
         }
     }
 
+    /// The tick of a write that begins now.
+    pub(super) const fn current(&self) -> Tick {
+        self.current
+    }
+
     /// A write begins: its tick.
     pub(super) fn begin(&mut self) -> Tick {
         self.used = true;
