@@ -193,8 +193,8 @@ impl Worker {
             self.shared.state.lock().wanted = false;
             let events: Arc<dyn PrimaryEvents> = self.watch.clone();
             match dial(&self.dial, &events) {
-                // Nobody waits for it any more: dropping it closes it.
-                Ok(session) if self.shared.state.lock().stopped => drop(session),
+                // Nobody waits for it any more.
+                Ok(session) if self.shared.state.lock().stopped => session.close(),
                 Ok(_) => {}
                 Err(error) => {
                     self.watch.backoff.lock().0.failed();

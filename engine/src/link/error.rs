@@ -165,7 +165,4 @@ pub enum ConnectError {
     /// The configuration cannot be.
     #[error("{0}")]
     Config(#[from] LinkConfigError),
-    /// It was called off.
-    #[error("the attempt was called off")]
-    CalledOff,
 }

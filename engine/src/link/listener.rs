@@ -25,7 +25,8 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 /// Decides who comes in.
 pub trait Gate: Send + Sync + 'static {
     /// Versions, cluster and nodes fit. Is there such a replica here, and does it take sessions? If not, why, in words
-    /// for the person who reads the other node's log. Must not wait.
+    /// for the person who reads the other node's log. Must not wait. What it gives is dropped unused if the other node
+    /// goes away before the session has begun.
     fn admit(&self, hello: &Hello, from: SocketAddr) -> Result<Arc<dyn ReplicaEvents>, String>;
 }
 

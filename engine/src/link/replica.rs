@@ -90,13 +90,14 @@ impl ReplicaSession {
     /// Answers a request. Does not wait for the peer, and is never refused for lack of room: the room was taken with
     /// the request.
     pub fn reply(&self, id: RequestId, reply: &Reply<Data>) -> Result<(), SendError> {
+        // First, so that a reply that cannot be sent leaves room for another one.
+        let frame = self.channel.codec.encode_reply(id, reply)?;
         let Some(permit) = self.end.unanswered.lock().remove(&id) else {
             return match self.channel.reason() {
                 Some(reason) => Err(SendError::Closed(reason.clone())),
                 None => Err(SendError::NotAsked(id)),
             };
         };
-        let frame = self.channel.codec.encode_reply(id, reply)?;
         let out = Outgoing {
             frame,
             _held: Some(permit),
