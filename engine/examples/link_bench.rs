@@ -8,16 +8,17 @@ use bulkhead_engine::ids::{ClusterId, Epoch, NodeId, ReplicaId, Tick, VolumeId};
 use bulkhead_engine::io::Data;
 use bulkhead_engine::link::{
     CloseReason, ConnectError, Dial, Gate, LinkConfig, Listener, LocalNode, Plain, PrimaryEvents,
-    PrimarySession, ReplicaEvents, ReplicaSession, SendError, dial,
+    PrimarySession, ReplicaEvents, ReplicaSession, dial,
 };
 use bulkhead_engine::machine::protocol::{Open, Reply, Request, RequestId, Role, SessionId, StampRule};
 use bulkhead_engine::wire::{Hello, NodeRun, VersionRange};
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use std::error::Error;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -141,16 +142,39 @@ impl Gate for Anyone {
     }
 }
 
-struct Primary(Sender<()>);
+/// Sends the next write from where the answer to one comes in, as a node completes a request.
+struct Primary {
+    session: Mutex<Option<Arc<PrimarySession>>>,
+    write: Request<Data>,
+    left: AtomicUsize,
+    answered: Sender<()>,
+}
+
+impl Primary {
+    fn send_next(&self) {
+        let left = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if let (Ok(left), Some(session)) = (left, self.session.lock().clone())
+            && let Err(error) = session.request_usual(RequestId(left as u64 + 1), &self.write)
+        {
+            eprintln!("a write could not be sent: {error}");
+        }
+    }
+}
 
 impl PrimaryEvents for Primary {
-    fn up(&self, _: &Arc<PrimarySession>) {}
+    fn up(&self, session: &Arc<PrimarySession>) {
+        *self.session.lock() = Some(Arc::clone(session));
+    }
 
     fn reply(&self, _: SessionId, _: RequestId, _: Reply<Data>) {
-        let _ = self.0.send(());
+        self.send_next();
+        let _ = self.answered.send(());
     }
 
     fn down(&self, _: SessionId, reason: &CloseReason) {
+        self.session.lock().take();
         if *reason != CloseReason::Asked {
             eprintln!("the session has ended: {reason}");
         }
@@ -183,7 +207,18 @@ fn session_run(len: usize, depth: usize, count: usize, data_crc: bool) -> Result
     )?;
     let address = listener.address();
     let (answered, answers) = unbounded();
-    let events: Arc<dyn PrimaryEvents> = Arc::new(Primary(answered));
+    let primary = Arc::new(Primary {
+        session: Mutex::new(None),
+        write: Request::Write {
+            offset: 0,
+            data: Data::copy_of(&vec![7; len]),
+            tick: Tick::new(Epoch(1), 1),
+            stamp: StampRule::Raise,
+        },
+        left: AtomicUsize::new(0),
+        answered,
+    });
+    let events: Arc<dyn PrimaryEvents> = primary.clone();
     let session = dial(
         &Dial {
             local: node(1, data_crc),
@@ -206,38 +241,15 @@ fn session_run(len: usize, depth: usize, count: usize, data_crc: bool) -> Result
     });
     session.request_usual(RequestId(0), &open)?;
     answers.recv()?;
-    let write = Request::Write {
-        offset: 0,
-        data: Data::copy_of(&vec![7; len]),
-        tick: Tick::new(Epoch(1), 1),
-        stamp: StampRule::Raise,
-    };
+    primary.left.store(count, Ordering::Relaxed);
     let began = Instant::now();
-    send_all(&session, &write, depth, count, &answers)?;
-    Ok(began.elapsed())
-}
-
-fn send_all(
-    session: &PrimarySession,
-    write: &Request<Data>,
-    depth: usize,
-    count: usize,
-    answers: &Receiver<()>,
-) -> Result<(), Box<dyn Error>> {
-    let mut waiting = 0;
-    for id in 0..count {
-        if waiting == depth {
-            answers.recv_timeout(Duration::from_secs(10))?;
-            waiting -= 1;
-        }
-        match session.request_usual(RequestId(id as u64 + 1), write) {
-            Ok(()) => waiting += 1,
-            Err(SendError::Full { .. }) => return Err("the queue is full with so few in flight".into()),
-            Err(other) => return Err(other.into()),
-        }
+    for _ in 0..depth {
+        primary.send_next();
     }
-    for _ in 0..waiting {
+    for _ in 0..count {
         answers.recv_timeout(Duration::from_secs(10))?;
     }
-    Ok(())
+    let took = began.elapsed();
+    session.close();
+    Ok(took)
 }
