@@ -7,10 +7,13 @@ export DESTDIR ?=
 export PLUGIN ?= bulkhead:latest
 export PURGE ?=
 
-.PHONY: help up down build install uninstall plugin test lint fmt
+SEEDS ?= 2000
+FROM ?= 0
+
+.PHONY: sim sim-faults help up down build install uninstall plugin test lint fmt
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 up: build ## a working node: Docker, a pool of 10 GB, the daemon, and a volume shown
 	@$(SUDO) scripts/up.sh
@@ -40,3 +43,9 @@ lint: ## formatting and lints
 
 fmt: ## formats the sources
 	@cargo fmt --all
+
+sim: ## simulates SEEDS runs of the replication from seed FROM on
+	@cargo run --quiet --release --package bulkhead-sim --bin sim -- run --seeds $(SEEDS) --from $(FROM)
+
+sim-faults: ## looks for every deliberate fault with the simulation
+	@cargo run --quiet --release --package bulkhead-sim --bin sim --features faults --target-dir target/faults -- faults

@@ -36,6 +36,17 @@ impl World {
                     self.net.cut(other, node, now + time);
                 }
                 self.net.store_cut[node] = now + time;
+                if node == self.wanted && self.nodes.len() > 1 && self.rng.chance(60) {
+                    self.wanted = (node + 1) % self.nodes.len();
+                    self.wanted_ask = false;
+                }
+            }
+            Mischief::SlowSync { node, time } => {
+                for at in 0..self.nodes.len() {
+                    if node.is_none_or(|node| node == at) {
+                        self.nodes[at].slow_sync = now + time;
+                    }
+                }
             }
             Mischief::Break { one, other } => self.break_conns(one, other),
             Mischief::SlowNet { time } => self.net.slow_until = now + time,
@@ -90,6 +101,7 @@ impl World {
             let at = &mut self.nodes[node];
             at.paused_until = at.paused_until.min(now);
             at.slow = (now, 1);
+            at.slow_sync = now;
             at.kill_on_error = false;
             if let Some(disk) = &mut at.disk {
                 disk.mishap = None;

@@ -353,3 +353,7 @@ impl Sector {
         self.unflushed.iter().map(|version| version.value).collect()
     }
 }
+
+#[cfg(test)]
+#[path = "checker_tests.rs"]
+mod tests;

@@ -10,7 +10,7 @@ use bulkhead_engine::machine::replica::ReplicaConfig;
 use bulkhead_engine::machine::{FaultSet, Primary, Record, Replica, Time};
 
 use crate::disk::{Disk, Sectors};
-use crate::plan::Ns;
+use crate::plan::{Ns, Plan};
 
 /// The cluster of every run.
 pub const CLUSTER: ClusterId = ClusterId::from_u128(0xc1);
@@ -104,6 +104,8 @@ pub struct Node {
     pub attach: Attach,
     /// Until when the disk is slow, and how much.
     pub slow: (Ns, u64),
+    /// Until when syncs and commits are slow.
+    pub slow_sync: Ns,
     /// The process is killed right after the next disk error.
     pub kill_on_error: bool,
     /// Whether its disk holds everything that was acknowledged while it was a member (as far as the checker knows).
@@ -131,6 +133,7 @@ impl Node {
             host: None,
             attach: Attach::Idle,
             slow: (0, 1),
+            slow_sync: 0,
             kill_on_error: false,
             kept: false,
             lost_at: 0,
@@ -164,6 +167,7 @@ impl Node {
     pub fn load_replica(
         &mut self,
         node: usize,
+        plan: &Plan,
         geometry: &Geometry,
         now: Ns,
         faults: FaultSet,
@@ -178,7 +182,7 @@ impl Node {
         let incarnation = Incarnation::from_u128(u128::from(salt) << 32 | u128::from(self.process));
         let config = ReplicaConfig {
             checkpoint_interval: Duration::from_millis(300),
-            region_idle: Duration::from_millis(500),
+            region_idle: Duration::from_nanos(plan.region_idle),
             max_set_regions: 2,
             lease: LEASE,
             faults,
@@ -199,10 +203,10 @@ fn boot_id(node: usize, boot: u64) -> BootId {
 }
 
 /// How primaries are run.
-pub fn primary_config(node: usize, geometry: Geometry, faults: FaultSet) -> PrimaryConfig {
+pub fn primary_config(node: usize, plan: &Plan, geometry: Geometry, faults: FaultSet) -> PrimaryConfig {
     PrimaryConfig {
         member_deadline: Duration::from_millis(800),
-        open_patience: Duration::from_millis(800),
+        open_patience: Duration::from_nanos(plan.open_patience),
         open_timeout: Duration::from_millis(5000),
         io_timeout: IO_TIMEOUT,
         isolation_timeout: Duration::from_millis(3000),
@@ -210,8 +214,8 @@ pub fn primary_config(node: usize, geometry: Geometry, faults: FaultSet) -> Prim
         lease: LEASE,
         beat: Duration::from_millis(50),
         retry: Duration::from_millis(100),
-        max_copies: 4,
-        copy_piece: 256 << 10,
+        max_copies: plan.max_copies,
+        copy_piece: plan.copy_piece,
         faults,
         ..PrimaryConfig::new(CLUSTER, VOLUME, node_id(node), geometry)
     }

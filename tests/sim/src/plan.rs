@@ -95,6 +95,13 @@ pub enum Mischief {
         /// Whether the process is killed right afterwards.
         kill: bool,
     },
+    /// Syncs and commits of a disk take long, its writes do not.
+    SlowSync {
+        /// Which node; all, if none.
+        node: Option<usize>,
+        /// For how long.
+        time: Ns,
+    },
     /// A disk is full.
     DiskFull {
         /// Which node.
@@ -158,6 +165,14 @@ pub struct Plan {
     pub op_gap: Ns,
     /// How much of a clock's second a node's clock is off, at most, in thousandths.
     pub drift: u64,
+    /// How long members have to answer at the start.
+    pub open_patience: Ns,
+    /// After how long a region's intent bit may be cleared.
+    pub region_idle: Ns,
+    /// Chunks that are copied at the same time.
+    pub max_copies: usize,
+    /// Most bytes that are copied in one request.
+    pub copy_piece: u64,
     /// Mischief, in order of time.
     pub entries: Vec<Entry>,
     /// Deliberate fault in the machines.
@@ -204,6 +219,7 @@ enum Kind {
     Break,
     SlowNet,
     SlowDisk,
+    SlowSync,
     DiskError,
     DiskFull,
     Store,
@@ -220,6 +236,7 @@ const KINDS: &[Kind] = &[
     Kind::Break,
     Kind::SlowNet,
     Kind::SlowDisk,
+    Kind::SlowSync,
     Kind::DiskError,
     Kind::DiskFull,
     Kind::Store,
@@ -263,10 +280,14 @@ impl Plan {
             replicas,
             added_at: added.then(|| rng.between(SEC, calm_at)),
             chunk: rng.pick(&[64 << 10, 512 << 10, 1 << 20, 1 << 20]),
-            size: rng.pick(&[4, 8, 12, 11]) << 20,
+            size: rng.pick(&[4, 8, 12, 11, 24, 40]) << 20,
             calm_at,
             op_gap: rng.pick(&[1, 3, 5, 10, 30]) * MS,
             drift: rng.pick(&[0, 10, 50]),
+            open_patience: rng.pick(&[200, 800]) * MS,
+            region_idle: rng.pick(&[50, 50, 500]) * MS,
+            max_copies: rng.pick(&[1, 4]),
+            copy_piece: rng.pick(&[64, 256]) << 10,
             entries,
             fault: None,
         }
@@ -294,7 +315,7 @@ fn mischief(kind: Kind, nodes: usize, rng: &mut Rng) -> Mischief {
     match kind {
         Kind::Kill => Mischief::Kill { node, down: time },
         Kind::PowerCut => Mischief::PowerCut { node, down: time },
-        Kind::Blackout if rng.chance(30) => Mischief::Blackout { down: time },
+        Kind::Blackout if rng.chance(50) => Mischief::Blackout { down: time },
         Kind::Blackout => Mischief::PowerCut { node, down: short },
         Kind::Pause => Mischief::Pause { node, time },
         Kind::Cut if rng.chance(50) => Mischief::CutOneWay {
@@ -313,6 +334,10 @@ fn mischief(kind: Kind, nodes: usize, rng: &mut Rng) -> Mischief {
         Kind::SlowDisk => Mischief::SlowDisk {
             node,
             times: rng.pick(&[20, 200, 2000]),
+            time,
+        },
+        Kind::SlowSync => Mischief::SlowSync {
+            node: rng.chance(50).then_some(node),
             time,
         },
         Kind::DiskError => Mischief::DiskError {

@@ -190,7 +190,7 @@ impl World {
     ) {
         let term = record.epoch.0;
         tell!(self, "node {node}: attached as primary of term {term}");
-        let config = primary_config(node, self.geometry, self.faults());
+        let config = primary_config(node, &self.plan, self.geometry, self.faults());
         let clock = self.nodes[node].clock(self.now);
         let mut out = Vec::new();
         let machine = Primary::attach(clock, config, record, revision, &mut out);
@@ -267,15 +267,18 @@ impl World {
         let gap = self.plan.op_gap;
         let pause = if self.work_rng.chance(2) { 300 * MS } else { 0 };
         let delay = 1 + self.work_rng.below(2 * gap) + pause;
-        let free = host.in_flight < DEPTH;
+        let in_flight = host.in_flight;
         self.later(node, delay, NodeEv::Op(term));
-        if free {
-            self.do_something(node, term);
+        // Reads go on where writes are held: that is where a primary that was replaced could be caught.
+        let kind = self.work_rng.below(100);
+        if in_flight < DEPTH {
+            self.do_something(node, term, kind);
+        } else if in_flight < 4 * DEPTH && kind < 30 {
+            self.do_something(node, term, 12);
         }
     }
 
-    fn do_something(&mut self, node: usize, term: u32) {
-        let kind = self.work_rng.below(100);
+    fn do_something(&mut self, node: usize, term: u32, kind: u64) {
         if kind < 12 {
             self.submit(node, term, Op::Flush, Doing::Flush, false);
             return;

@@ -442,7 +442,13 @@ impl World {
             _ => 150_000,
         };
         let at = &mut self.nodes[node];
-        let times = if at.slow.0 > now { at.slow.1 } else { 1 };
+        let is_sync = matches!(op, DiskOp::SyncData | DiskOp::CommitMeta(_));
+        let slow_sync = is_sync && at.slow_sync > now;
+        let times = match at.slow {
+            _ if slow_sync => 300,
+            (until, times) if until > now => times,
+            _ => 1,
+        };
         let delay = (self.rng.delay(typical) * times).min(6 * SEC);
         if let Some(disk) = &mut at.disk {
             disk.begin(id, op);
@@ -463,14 +469,20 @@ impl World {
             if *error == replica::DiskError::Io {
                 self.nodes[node].kept = false;
                 self.nodes[node].lost_at = self.now;
-                if std::mem::take(&mut self.nodes[node].kill_on_error) {
-                    let delay = self.rng.below(3 * MS);
-                    self.kill(node, delay + 200 * MS, false);
-                    return;
-                }
             }
         }
+        // A kill between a failed sync and the note of it is beyond what is promised (docs/replication.md).
+        let noted = self.nodes[node].failed && result.is_ok() && self.nodes[node].kill_on_error;
         self.to_replica(node, replica::Event::Disk { id, result });
+        if noted
+            && self.nodes[node]
+                .replica
+                .as_ref()
+                .is_some_and(|replica| replica.is_quiet())
+        {
+            let delay = self.rng.below(3 * MS);
+            self.kill(node, delay + 200 * MS, false);
+        }
     }
 
     pub(crate) fn to_primary(&mut self, node: usize, term: u32, event: primary::Event<Sectors>) {
@@ -796,6 +808,9 @@ impl World {
     /// Members that the record has gained or lost; watches are told, late.
     pub(crate) fn record_changed(&mut self, before: &Record) {
         let now = self.now;
+        if self.store.record.members().next().is_none() {
+            self.violate("the record has no member any more: the last one was removed".to_owned());
+        }
         for node in 0..self.nodes.len() {
             let id = replica_id(node);
             let at = &mut self.nodes[node];
@@ -841,7 +856,7 @@ impl World {
         at.paused_until = 0;
         at.attach = Attach::Idle;
         at.started_at = now;
-        let loaded = at.load_replica(node, &geometry, now, faults, salt);
+        let loaded = at.load_replica(node, &self.plan, &geometry, now, faults, salt);
         tell!(self, "node {node}: process {} starts", self.nodes[node].process);
         if let Err(error) = loaded {
             if self.nodes[node].lost_at > 0 {
@@ -937,7 +952,7 @@ impl World {
         let at = &mut self.nodes[node];
         at.create_replica(node, geometry);
         at.lost_at = 0;
-        if let Err(error) = at.load_replica(node, &geometry, now, faults, salt) {
+        if let Err(error) = at.load_replica(node, &self.plan, &geometry, now, faults, salt) {
             self.violate(error);
         }
     }

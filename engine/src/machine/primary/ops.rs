@@ -125,6 +125,9 @@ impl<P: Payload> Primary<P> {
             pending.tick = Some(tick);
         }
         pending.needs = receivers;
+        if self.config.faults.has(Fault::NoJointPhase) {
+            pending.needs &= !self.joint;
+        }
         let count = pending.count;
         for peer in each(receivers) {
             self.send(peer, request.clone(), Purpose::Op { place, count }, out);
