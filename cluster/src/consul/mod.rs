@@ -177,6 +177,12 @@ impl Store for Consul {
                 .ok_or_else(|| self.inner.http.failed("an answer without a revision"));
         }
         let (position, what) = outcome.first_error().unwrap_or_default();
+        if what.contains("Permission denied") {
+            return Err(StoreError::Denied {
+                store: self.name(),
+                reason: what,
+            });
+        }
         if let Some((key, expected)) = txn.checks.get(position) {
             return Err(StoreError::Conflict {
                 key: key.clone(),

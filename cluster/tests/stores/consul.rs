@@ -93,6 +93,15 @@ async fn a_watch_resumes_without_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalogue_follows() {
+    let cluster = Shared::get().await;
+    let (proxies, url) = behind_proxies(&cluster.0).await;
+    let far = open(&url, &with_prefix("catalogue/")).await.unwrap();
+    let near = cluster.open("catalogue/").await;
+    faults::a_catalogue_follows(far, near, &proxies).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swaps_and_leases_survive_a_change_of_leader() {
     let cluster = ConsulCluster::start(3).await;
     let url = cluster.url();

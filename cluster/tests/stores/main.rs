@@ -12,4 +12,5 @@ mod proxy;
 mod servers;
 mod sqlite;
 mod support;
+mod tls;
 mod volumes;

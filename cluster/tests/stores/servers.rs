@@ -118,10 +118,6 @@ impl Server {
             );
         }
     }
-
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
 }
 
 impl Drop for Server {
