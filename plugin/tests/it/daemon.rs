@@ -357,7 +357,7 @@ fn one_state_directory_has_one_daemon() {
     let output = node.command_at("second.sock").output().expect("it ends");
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        crate::node::text(&output.stderr).contains("another daemon uses the state directory"),
+        crate::node::text(&output.stderr).contains("uses the state directory"),
         "{output:?}"
     );
     node.docker().activate();
