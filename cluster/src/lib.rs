@@ -3,14 +3,17 @@
 //!
 //! - [`store`]: the trait that etcd, Consul and the embedded SQLite implement, and a watcher without gaps.
 //! - [`sqlite`]: the embedded store of a single node.
-//! - [`etcd`]: etcd, for several nodes.
+//! - [`etcd`], [`consul`]: for several nodes.
 //! - [`schema`]: the keys and records.
+//! - [`catalogue`]: a node's own copy of the records, which answers while the store is away.
 //! - [`classes`]: storage classes.
 //! - [`nodes`]: who belongs to the cluster, who lives, and what pools there are.
 //! - [`placement`]: where a volume's replicas go.
 //! - [`volumes`]: the life of a volume as changes of its record, and who may attach it.
 
+pub mod catalogue;
 pub mod classes;
+pub mod consul;
 pub mod etcd;
 pub mod nodes;
 pub mod placement;

@@ -20,6 +20,7 @@ use bytes::Bytes;
 
 pub use self::access::Access;
 pub use self::error::StoreError;
+pub(crate) use self::error::ago;
 pub(crate) use self::key::{Limits, prefix_end};
 pub use self::key::{check_key, check_prefix};
 pub use self::open::{Options, Secret, StoreUrl, Tls, open};

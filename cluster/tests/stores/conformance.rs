@@ -28,8 +28,7 @@ pub trait Subject: Send + Sync {
 macro_rules! suite {
     ($subject:expr) => {
         $crate::conformance::suite!($subject; one_key, swaps, transactions, limits, prefixes, contention, races, pages,
-            watch_tells_all, watch_from_a_revision, watch_after_compaction, watch_dropped_midway, lease_ends,
-            lease_kept, lease_revoked);
+            watch_tells_all, watch_from_a_revision, watch_after_compaction, watch_dropped_midway, leases);
     };
     ($subject:expr; $($check:ident),*) => {
         $(
@@ -533,8 +532,18 @@ async fn leased(store: &dyn Store, key: &str) -> (LeaseId, Duration) {
     (lease.id, lease.ttl)
 }
 
+/// Everything that takes the time of a lease, side by side.
+pub async fn leases(subject: &dyn Subject) {
+    tokio::join!(
+        lease_ends(subject),
+        lease_kept(subject),
+        lease_revoked(subject),
+        crate::nodes::signs_of_life(subject)
+    );
+}
+
 /// A lease that nobody keeps ends in its time, not before and not long after, and a watch tells so.
-pub async fn lease_ends(subject: &dyn Subject) {
+async fn lease_ends(subject: &dyn Subject) {
     let store = subject.open("ends/").await;
     let mut follower = Follower::new(Watcher::new(Arc::clone(&store), ""));
     let begin = Instant::now();
@@ -567,7 +576,7 @@ pub async fn lease_ends(subject: &dyn Subject) {
 }
 
 /// A lease that is kept does not end; and a key that moved to a new lease does not go with the old one.
-pub async fn lease_kept(subject: &dyn Subject) {
+async fn lease_kept(subject: &dyn Subject) {
     let store = subject.open("kept/").await;
     let (old, ttl) = leased(&*store, "alive").await;
     let (new, _) = leased(&*store, "second").await;
@@ -589,7 +598,7 @@ pub async fn lease_kept(subject: &dyn Subject) {
     store.revoke(&new).await.unwrap();
 }
 
-pub async fn lease_revoked(subject: &dyn Subject) {
+async fn lease_revoked(subject: &dyn Subject) {
     let store = subject.open("revoked/").await;
     let (lease, _) = leased(&*store, "alive").await;
     store

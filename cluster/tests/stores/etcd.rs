@@ -8,7 +8,7 @@ use bulkhead_cluster::store::{Options, Revision, Store, StoreError, Txn, open};
 
 use crate::conformance::{Subject, suite};
 use crate::faults;
-use crate::proxy::{Mode, Proxy};
+use crate::proxy::Proxy;
 use crate::servers::EtcdCluster;
 
 fn with_prefix(prefix: &str) -> Options {
@@ -91,6 +91,15 @@ async fn a_watch_resumes_without_a_gap() {
     let far = open(&url, &options).await.unwrap();
     let near = cluster.open("gapless/").await;
     faults::a_watch_resumes(far, near, &proxies).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalogue_follows() {
+    let cluster = Shared::get().await;
+    let (proxies, url) = behind_proxies(&cluster.0).await;
+    let far = open(&url, &with_prefix("catalogue/")).await.unwrap();
+    let near = cluster.open("catalogue/").await;
+    faults::a_catalogue_follows(far, near, &proxies).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -190,5 +199,4 @@ async fn user_and_password() {
         let error = store.commit(Txn::new().put("a", "2")).await.unwrap_err();
         assert!(matches!(error, StoreError::Denied { .. }), "{error}");
     }
-    let _ = Mode::Pass;
 }

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bulkhead_cluster::catalogue::Catalogue;
 use bulkhead_cluster::nodes::{Heartbeat, Pulse};
-use bulkhead_cluster::schema::{ChangeId, Extra, LiveRecord, NodeCondition, Timestamp, live_key};
+use bulkhead_cluster::schema::{ChangeId, Extra, LiveRecord, NodeCondition, Timestamp, VolumeSpec, live_key};
 use bulkhead_cluster::store::{Event, Expect, Options, Revision, Store, StoreError, Txn, Watcher, open};
-use bulkhead_engine::ids::{Incarnation, NodeId};
+use bulkhead_cluster::volumes::{NewVolume, Placed, Volumes};
+use bulkhead_engine::ids::{Incarnation, NodeId, PoolId};
 use bytes::Bytes;
 
 use crate::proxy::{Mode, Proxy};
@@ -16,6 +18,7 @@ use crate::support::{Follower, until, within};
 /// Connections break in the middle of calls. A counter that is changed with an id, by the rule of failure case 35,
 /// ends exactly where it should.
 pub async fn answers_lost_on_the_way(far: Arc<dyn Store>, near: Arc<dyn Store>, proxies: &[Proxy]) {
+    /// At least; more, until enough answers were lost.
     const STEPS: u64 = 150;
     let stop = AtomicBool::new(false);
     let chaos = async {
@@ -30,8 +33,9 @@ pub async fn answers_lost_on_the_way(far: Arc<dyn Store>, near: Arc<dyn Store>, 
         }
     };
     let work = async {
-        let (mut unknown, mut ours) = (0, 0);
-        for step in 1..=STEPS {
+        let (mut unknown, mut ours, mut step) = (0, 0, 0);
+        while step < STEPS || unknown < 10 || ours < 3 {
+            step += 1;
             let id = ChangeId::random().to_string();
             loop {
                 let entry = match far.get("counter").await {
@@ -65,18 +69,16 @@ pub async fn answers_lost_on_the_way(far: Arc<dyn Store>, near: Arc<dyn Store>, 
             }
         }
         stop.store(true, Ordering::Relaxed);
-        (unknown, ours)
+        step
     };
-    let (unknown, ours) = within(Duration::from_secs(100), "the steps", async {
-        tokio::join!(work, chaos).0
-    })
+    let steps = within(
+        Duration::from_secs(100),
+        "enough steps, with enough lost to show anything",
+        async { tokio::join!(work, chaos).0 },
+    )
     .await;
     let entry = near.get("counter").await.unwrap().unwrap();
-    assert!(entry.value.starts_with(format!("{STEPS} ").as_bytes()));
-    assert!(
-        unknown >= 10 && ours >= 3,
-        "too little was lost to show anything: {unknown} unknown, {ours} found made"
-    );
+    assert!(entry.value.starts_with(format!("{steps} ").as_bytes()));
 }
 
 /// Connections of a watch are cut, silenced and refused while changes go on: none is left out, none told twice.
@@ -102,7 +104,7 @@ pub async fn a_watch_resumes(far: Arc<dyn Store>, near: Arc<dyn Store>, proxies:
                 150 => all(Mode::Pass),
                 // A cable that was pulled: the connection itself never says that it is dead.
                 170 => all(Mode::Silence),
-                n if n == 230 => {
+                230 => {
                     tokio::time::sleep(Duration::from_secs(3)).await;
                     all(Mode::Pass);
                 }
@@ -273,6 +275,7 @@ pub async fn away_is_told(url: &str, options: &Options, proxy: &Proxy) {
                 "{mode:?}: {error}"
             );
             assert!(begin.elapsed() < slack, "{mode:?}: {:?}", begin.elapsed());
+            since = since.or(store.access().away().map(|(since, _)| since));
         }
         let begin = Instant::now();
         let error = store.commit(Txn::new().put("a", "2")).await.unwrap_err();
@@ -313,4 +316,58 @@ pub async fn away_is_told(url: &str, options: &Options, proxy: &Proxy) {
     );
     proxy.set(Mode::Pass);
     proxy.cut();
+}
+
+/// A node's catalogue sees what another one does within a second, answers while the store is away, and catches up.
+pub async fn a_catalogue_follows(far: Arc<dyn Store>, near: Arc<dyn Store>, proxies: &[Proxy]) {
+    let node = NodeId::from_u128(1);
+    let place = Placed {
+        node,
+        pool: PoolId::from_u128(2),
+    };
+    let volumes = Volumes::new(near);
+    let catalogue = Catalogue::start(far, None).await;
+    let make = async |name: &str| {
+        let new = NewVolume::new(name, VolumeSpec::new(1 << 30), &[place], node).unwrap();
+        volumes.begin_create(&new).await.unwrap();
+        Instant::now()
+    };
+    let sees = |name: &str| catalogue.read(|contents| contents.by_name(name).is_some());
+    let first = make("v0").await;
+    until(Duration::from_secs(10), "the first volume", async || sees("v0")).await;
+    println!("a catalogue started and saw a volume after {:?}", first.elapsed());
+    for n in 1..20 {
+        let name = format!("v{n}");
+        make(&name).await;
+        until(
+            Duration::from_secs(1),
+            "a volume that another node made",
+            async || sees(&name),
+        )
+        .await;
+    }
+    proxies.iter().for_each(|proxy| proxy.set(Mode::Refuse));
+    until(Duration::from_secs(10), "the outage to be noticed", async || {
+        catalogue.freshness().away.is_some()
+    })
+    .await;
+    make("while away").await;
+    volumes.begin_delete("v3", node).await.unwrap();
+    assert!(sees("v3") && !sees("while away"), "it answers as of before");
+    assert!(
+        catalogue
+            .freshness()
+            .warning()
+            .is_some_and(|warning| warning.contains("cannot be reached since"))
+    );
+    proxies.iter().for_each(|proxy| proxy.set(Mode::Pass));
+    until(Duration::from_secs(10), "what was missed", async || {
+        sees("while away") && !sees("v3")
+    })
+    .await;
+    assert_eq!(catalogue.freshness().warning(), None);
+    assert_eq!(
+        catalogue.read(|contents| (contents.named().count(), contents.volumes().count())),
+        (20, 21)
+    );
 }

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod conformance;
+mod consul;
 mod etcd;
 mod faults;
 mod lossy;
@@ -11,4 +12,5 @@ mod proxy;
 mod servers;
 mod sqlite;
 mod support;
+mod tls;
 mod volumes;

@@ -17,7 +17,7 @@ use crate::support::until;
 /// Makes a test of each check, with a subject that an async expression gives.
 macro_rules! node_suite {
     ($subject:expr) => {
-        $crate::nodes::node_suite!($subject; one_node_joins, more_nodes_join_or_are_told_why_not, signs_of_life);
+        $crate::nodes::node_suite!($subject; one_node_joins, more_nodes_join_or_are_told_why_not);
     };
     ($subject:expr; $($check:ident),*) => {
         $(

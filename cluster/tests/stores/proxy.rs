@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,8 +28,6 @@ pub struct Proxy {
     pub port: u16,
     mode: Arc<AtomicU8>,
     cuts: watch::Sender<u64>,
-    /// Connections that were made.
-    pub connections: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -40,11 +38,9 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let mode = Arc::new(AtomicU8::new(Mode::Pass as u8));
         let (cuts, cut) = watch::channel(0);
-        let connections = Arc::new(AtomicUsize::new(0));
-        let (shared, count) = (Arc::clone(&mode), Arc::clone(&connections));
+        let shared = Arc::clone(&mode);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                count.fetch_add(1, Ordering::Relaxed);
                 let (mode, mut cut) = (Arc::clone(&shared), cut.clone());
                 cut.mark_unchanged();
                 tokio::spawn(async move {
@@ -59,7 +55,6 @@ impl Proxy {
             port,
             mode,
             cuts,
-            connections,
             task,
         }
     }

@@ -278,3 +278,63 @@ async fn a_watch_survives_its_history_being_trimmed() {
         .await;
     assert_eq!(follower.state["k"].0, "21");
 }
+
+/// Not a test of its own: the process that the next one kills.
+#[tokio::test]
+#[ignore = "run by what_was_acknowledged_survives_a_kill"]
+async fn writer() {
+    let Some(path) = std::env::var_os("BULKHEAD_TEST_STORE") else {
+        return;
+    };
+    let store = at(Path::new(&path)).await.unwrap();
+    let mut expect = Expect::Absent;
+    for n in 0u64.. {
+        expect = Expect::At(store.swap("counter", expect, n.to_string().into()).await.unwrap());
+        println!("\nwrote {n}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..5 {
+        let path = dir.path().join(format!("store{round}.db"));
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "sqlite::writer",
+                "--ignored",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env("BULKHEAD_TEST_STORE", &path)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+        let number = |line: &str| line.strip_prefix("wrote ").map(|n| n.parse::<u64>().unwrap());
+        let mut last = None;
+        while last < Some(20 + round * 7) {
+            last = last.max(number(&lines.next().unwrap().unwrap()));
+        }
+        let error = at(&path).await.unwrap_err();
+        assert!(
+            error.to_string().contains(&format!("process {}", child.id())),
+            "{error}"
+        );
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What it had said before it died is still in the pipe.
+        for line in lines {
+            last = last.max(number(&line.unwrap()));
+        }
+        let store = at(&path).await.unwrap();
+        let entry = store.get("counter").await.unwrap().unwrap();
+        let found: u64 = std::str::from_utf8(&entry.value).unwrap().parse().unwrap();
+        assert!(
+            Some(found) >= last && Some(found) <= last.map(|last| last + 1),
+            "{found} after {last:?}"
+        );
+    }
+}

@@ -41,8 +41,6 @@ faults! {
     IntentClearedUnderWrites = "intent-cleared-under-writes",
     /// Stamps are not written before the intent bits are cleared (D3).
     StampsNotWritten = "stamps-not-written",
-    /// The durable tick is the newest settled one, not the one noted before the sync (D3).
-    DurableNotNoted = "durable-not-noted",
     /// The durable tick moves without the data being synced (D3).
     DurableWithoutSync = "durable-without-sync",
     /// The chunks of set regions are not suspect after an unclean stop (D4).
@@ -85,10 +83,6 @@ faults! {
     AnySource = "any-source",
     /// Convergence is left out.
     NoConvergence = "no-convergence",
-    /// Convergence starts after the greatest durable tick instead of the smallest.
-    GreatestDurable = "greatest-durable",
-    /// Convergence does not stamp anew what it copied.
-    ConvergedNotStamped = "converged-not-stamped",
     /// The set is shrunk by a swap that is not tied to the record that was read.
     BlindSwap = "blind-swap",
     /// A swap whose answer was lost is taken as done.

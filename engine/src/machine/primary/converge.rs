@@ -78,13 +78,12 @@ impl<P: Payload> Primary<P> {
         } else {
             members
         };
-        let greatest_wanted = self.config.faults.has(Fault::GreatestDurable);
         self.converge = Some(Converge {
             round: self.rounds,
             stage: Stage::Asking(ask),
             source,
             targets,
-            after: if greatest_wanted { greatest } else { least },
+            after: least,
             stamp: Tick::first_of(self.epoch),
             set: Vec::new(),
             next: 0,
@@ -168,7 +167,6 @@ impl<P: Payload> Primary<P> {
     }
 
     fn copy_more(&mut self, out: &mut Vec<Action<P>>) {
-        let restamp = !self.config.faults.has(Fault::ConvergedNotStamped);
         while let Some(at) = &mut self.converge {
             if at.in_flight >= self.config.max_copies {
                 return;
@@ -176,7 +174,7 @@ impl<P: Payload> Primary<P> {
             let Some(&chunk) = at.set.get(at.next) else {
                 if at.in_flight == 0 {
                     at.stage = Stage::Stamping;
-                    at.next = if restamp { 0 } else { at.set.len() };
+                    at.next = 0;
                     self.stamp_more(out);
                 }
                 return;
@@ -185,7 +183,7 @@ impl<P: Payload> Primary<P> {
             at.in_flight += 1;
             let part_of = CopyFor::Converge { round: at.round };
             let between = (at.source, at.targets);
-            let stamp = restamp.then_some(at.stamp);
+            let stamp = Some(at.stamp);
             self.copy_chunk(part_of, between, chunk, stamp, out);
         }
     }

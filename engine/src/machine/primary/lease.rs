@@ -5,6 +5,7 @@ use super::Primary;
 use super::api::Action;
 use super::peer::{PeerId, Peers, Purpose, each};
 use crate::ids::Tick;
+use crate::machine::faults::Fault;
 use crate::machine::payload::Payload;
 use crate::machine::protocol::Request;
 use crate::machine::time::Time;
@@ -66,7 +67,7 @@ impl<P: Payload> Primary<P> {
     pub(super) fn settled_for(&self, peer: PeerId) -> Tick {
         let peer = &self.peers[peer];
         let may_know = match peer.rebuild() {
-            Some(rebuild) => rebuild.is_marked(),
+            Some(rebuild) => rebuild.is_marked() || self.config.faults.has(Fault::DurableDuringRebuild),
             None => peer.is_member(),
         };
         if may_know { self.settled } else { Tick::ZERO }

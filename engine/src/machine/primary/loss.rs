@@ -2,6 +2,7 @@
 //! the operations acknowledged that it did not answer.
 
 use super::api::{Action, EndReason};
+use super::ops::Pending;
 use super::peer::{Condemned, PeerId, Peers, Purpose, Sent, Standing, bit, each};
 use super::store::Change;
 use super::{Phase, Primary};
@@ -22,9 +23,18 @@ pub(super) struct Raising {
 }
 
 impl<P: Payload> Primary<P> {
+    /// Members, and the replica whose joining is under way: it may be a member already.
+    pub(super) fn counted(&self) -> Peers {
+        match self.lane.pending_change() {
+            Some(Change::Join(peer)) => self.members | bit(peer),
+            _ => self.members,
+        }
+    }
+
+    /// Those of them that have to go.
     pub(super) fn condemned_members(&self) -> Peers {
         let condemned = |peer: &PeerId| self.peers[*peer].condemned.is_some();
-        each(self.members)
+        each(self.counted())
             .filter(condemned)
             .fold(0, |all, peer| all | bit(peer))
     }
@@ -179,19 +189,28 @@ impl<P: Payload> Primary<P> {
     pub(super) fn let_go(&mut self, peer: PeerId, out: &mut Vec<Action<P>>) {
         for (_, Sent { purpose, .. }) in std::mem::take(&mut self.peers[peer].outstanding) {
             match purpose {
-                Purpose::Op { place, count } => {
-                    if let Some(pending) = self.ops.get_mut(place).filter(|pending| pending.count == count) {
-                        pending.needs &= !bit(peer);
-                        self.op_advanced(place, out);
-                    }
-                }
                 Purpose::CopyRead(job) | Purpose::CopyWrite(job) => self.copy_aborted(peer, job, out),
                 Purpose::Release => self.releasing &= !bit(peer),
-                Purpose::Raise(_)
+                Purpose::Op { .. }
+                | Purpose::Raise(_)
                 | Purpose::Ping
                 | Purpose::Nothing
                 | Purpose::Converge { .. }
                 | Purpose::Rebuild { .. } => {}
+            }
+        }
+        // Also operations that it has answered with a refusal, and that were held until it was gone.
+        let waits = |(_, pending): &(u32, &Pending<P>)| pending.needs & bit(peer) != 0;
+        let waiting: Vec<(u32, u64)> = self
+            .ops
+            .iter()
+            .filter(waits)
+            .map(|(place, pending)| (place, pending.count))
+            .collect();
+        for (place, count) in waiting {
+            if let Some(pending) = self.ops.get_mut(place).filter(|pending| pending.count == count) {
+                pending.needs &= !bit(peer);
+                self.op_advanced(place, out);
             }
         }
     }

@@ -154,12 +154,7 @@ impl<P: Payload> Replica<P> {
     /// Data and stamps are on disk: now the superblock may say so, and bits may go.
     pub(super) fn checkpoint_superblock(&mut self) {
         self.checkpoint.phase = Phase::Superblock;
-        let noted = if self.config.faults.has(Fault::DurableNotNoted) {
-            self.told
-        } else {
-            self.checkpoint.noted
-        };
-        self.superblock.durable = self.superblock.durable.max(noted);
+        self.superblock.durable = self.superblock.durable.max(self.checkpoint.noted);
         if self.checkpoint.current.iter().any(|asked| asked.whole) {
             self.superblock.whole = true;
         }

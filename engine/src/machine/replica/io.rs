@@ -145,7 +145,8 @@ impl<P: Payload> Replica<P> {
                     self.stamps.set(Chunk(chunk), tick);
                 }
                 StampRule::Raise => self.stamps.raise(Chunk(chunk), tick),
-                StampRule::Set => self.stamps.set(Chunk(chunk), tick),
+                // A copy that fails must not look like one that was made: its stamp comes when it has ended.
+                StampRule::Set => {}
             }
         }
         let regions = self.geometry.regions_of(range);
@@ -167,6 +168,11 @@ impl<P: Payload> Replica<P> {
         self.writes_in_flight -= 1;
         let regions = self.geometry.regions_of(job.range);
         self.regions.leave(regions, Some(self.checkpoint.round));
+        if result.is_ok() && job.stamp == StampRule::Set {
+            for chunk in self.geometry.chunks_of(job.range) {
+                self.stamps.set(Chunk(chunk), job.tick);
+            }
+        }
         let reply = match (result, self.superblock.failed) {
             (_, Some(cause)) => Reply::Failed(cause),
             (Ok(()), None) => Reply::Done,
