@@ -155,7 +155,7 @@ impl Default for Timeouts {
             query: Span::seconds(20),
             detach: Span::seconds(10),
             store: Span::seconds(5),
-            stop: Span::seconds(8),
+            stop: Span::seconds(6),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! before the daemon has joined its cluster, because a driver that does not answer freezes dockerd. Work goes on when
 //! the client gives up, except that a mount nobody waits for any longer is undone.
 //!
-//! docs/docker.md lists what dockerd really sends; tests/driver.rs replays it.
+//! docs/docker.md lists what dockerd really sends; tests/it/driver.rs replays it.
 
 mod activate;
 mod lifecycle;

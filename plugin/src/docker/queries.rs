@@ -30,6 +30,10 @@ impl Driver {
             spec.request()
                 .map_err(|errors| ServiceError::Invalid(errors.to_string()))?;
             let view = self.view(&spec).await?;
+            if !exists_for_docker(&view) {
+                // So that Docker sends Create, which waits for the one that is under way and compares the options.
+                return Err(ServiceError::NotFound(view.name));
+            }
             Ok((spec, view))
         };
         match found.await {
@@ -78,6 +82,7 @@ impl Driver {
             Ok(views) => answered(&wire::ListAnswer {
                 volumes: views
                     .into_iter()
+                    .filter(exists_for_docker)
                     .map(|view| wire::Listed {
                         name: view.name,
                         mountpoint: view.mountpoint.as_deref().map(as_text).unwrap_or_default(),
@@ -106,6 +111,11 @@ impl Driver {
             Err(error) => failed(StatusCode::OK, error.to_string()),
         }
     }
+}
+
+/// A volume that is being made or deleted does not exist yet, or no longer, as far as Docker is concerned.
+fn exists_for_docker(view: &VolumeView) -> bool {
+    !matches!(view.state.as_str(), "creating" | "deleting")
 }
 
 fn unanswered(seconds: u64) -> ServiceError {

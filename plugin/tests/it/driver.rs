@@ -1,5 +1,5 @@
 //! The driver's protocol over a real Unix socket: each trap of docs/docker.md, with volumes that can be made slow, stuck
-//! or unreachable. The same calls against the real daemon are in tests/daemon.rs.
+//! or unreachable. The same calls against the real daemon are in `daemon`.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -40,6 +40,17 @@ fn calls_are_idempotent() {
     bed.docker.remove("v").ok();
     bed.docker.remove("v").ok();
     bed.docker.get("v").refused("there is no volume \"v\"");
+}
+
+#[test]
+fn a_volume_that_is_being_created_is_none_yet() {
+    let bed = bed();
+    bed.docker.create("v", Value::Null).ok();
+    if let Some(kept) = bed.shelf.volumes.lock().get_mut("v") {
+        kept.creating = true;
+    }
+    bed.docker.get("v").refused("there is no volume");
+    assert!(bed.docker.list().is_empty());
 }
 
 #[test]

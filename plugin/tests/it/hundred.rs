@@ -40,6 +40,11 @@ fn a_hundred_volumes_leave_nothing_behind() {
         one_life(&docker, &format!("row{index}"));
     }
     nothing_left(&node);
+    let after_row = node.memory();
+    assert!(
+        after_row < memory + (48 << 10),
+        "{memory} KiB became {after_row} KiB"
+    );
     std::thread::scope(|scope| {
         for worker in 0..WORKERS {
             let docker = docker.clone();
@@ -62,8 +67,9 @@ fn a_hundred_volumes_leave_nothing_behind() {
         "{descriptors} descriptors became {}",
         node.descriptors()
     );
+    // Many threads at once make the allocator keep an arena for each.
     assert!(
-        node.memory() < memory + (64 << 10),
+        node.memory() < memory + (256 << 10),
         "{memory} KiB became {} KiB",
         node.memory()
     );

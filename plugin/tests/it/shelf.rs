@@ -32,6 +32,7 @@ pub(crate) struct Shelf {
 pub(crate) struct Kept {
     pub(crate) request: VolumeRequest,
     pub(crate) mounted: bool,
+    pub(crate) creating: bool,
 }
 
 impl Shelf {
@@ -61,7 +62,7 @@ impl Shelf {
             id: "id".to_owned(),
             created_at: SystemTime::UNIX_EPOCH,
             mountpoint: kept.mounted.then(|| PathBuf::from("/mnt").join(name)),
-            state: "ready".to_owned(),
+            state: if kept.creating { "creating" } else { "ready" }.to_owned(),
             status: "ready".to_owned(),
             healthy: true,
             size: request.size.unwrap_or(1 << 30),
@@ -96,7 +97,7 @@ impl VolumeService for Shelf {
                     name.to_owned(),
                     Kept {
                         request: request.clone(),
-                        mounted: false,
+                        ..Kept::default()
                     },
                 );
                 Ok(())
