@@ -8,7 +8,8 @@ use std::time::Duration;
 use bulkhead_cluster::schema::{Extra, IoPriority, Medium, PoolRecord, PoolState as RecordState};
 use bulkhead_engine::ids::{NodeId, PoolId};
 use bulkhead_engine::pool::{
-    Medium as EngineMedium, PoolError, PoolInfo, PoolOwner, PoolSpec, PoolState, Pools as EnginePools, Priority, Removal,
+    Medium as EngineMedium, PoolError, PoolInfo, PoolOwner, PoolSpec, PoolState, Pools as EnginePools,
+    Priority, Removal,
 };
 use parking_lot::RwLock;
 use tokio::time::timeout;
@@ -66,7 +67,13 @@ impl Pools {
     /// Tries again to attach the pools that were not available.
     pub(super) async fn retry(&self) {
         let failed = |seen: &&Seen| matches!(seen.info.state, PoolState::Failed { .. });
-        let failed: Vec<PoolId> = self.seen.read().iter().filter(failed).map(|seen| seen.info.id).collect();
+        let failed: Vec<PoolId> = self
+            .seen
+            .read()
+            .iter()
+            .filter(failed)
+            .map(|seen| seen.info.id)
+            .collect();
         for id in failed {
             let engine = self.engine.clone();
             let retried = blocking(move || engine.retry(id).map_err(|error| refused(&error))).await;
@@ -79,7 +86,12 @@ impl Pools {
 
     /// Where the replicas of a pool lie, as last seen. Asks nobody.
     pub(super) fn replicas(&self, id: PoolId) -> Option<PathBuf> {
-        self.seen.read().iter().find(|seen| seen.info.id == id)?.replicas.clone()
+        self.seen
+            .read()
+            .iter()
+            .find(|seen| seen.info.id == id)?
+            .replicas
+            .clone()
     }
 
     /// Makes sure that a pool is there before something is written into it.
@@ -187,9 +199,10 @@ fn refused(error: &PoolError) -> ServiceError {
     let message = error.to_string();
     match error {
         PoolError::Unknown(_) => ServiceError::NoSuch(message),
-        PoolError::Missing(_) | PoolError::Kind(_) | PoolError::SizeOfExisting { .. } | PoolError::TooSmall { .. } => {
-            ServiceError::Invalid(message)
-        }
+        PoolError::Missing(_)
+        | PoolError::Kind(_)
+        | PoolError::SizeOfExisting { .. }
+        | PoolError::TooSmall { .. } => ServiceError::Invalid(message),
         PoolError::Occupied { .. }
         | PoolError::InUse { .. }
         | PoolError::Foreign { .. }

@@ -1,16 +1,12 @@
 //! 100,000 malformed requests against the real daemon: an error each, the daemon lives, its memory stays flat.
 
-mod common;
-#[path = "common/node.rs"]
-mod node;
-
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use node::Node;
+use crate::node::Node;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -43,7 +39,10 @@ fn a_hundred_thousand_malformed_requests() {
     let node = Node::bare();
     let docker = node.docker();
     let (socket, control) = (node.path("docker.sock"), node.path("control.sock"));
-    let seed = std::env::var("BULKHEAD_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(2026);
+    let seed = std::env::var("BULKHEAD_TEST_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(2026);
     println!("seed {seed}");
 
     run(&socket, &control, seed, REQUESTS / 10);
@@ -52,11 +51,26 @@ fn a_hundred_thousand_malformed_requests() {
 
     assert_eq!(docker.activate()["Implements"][0], "VolumeDriver", "it lives");
     assert!(docker.list().is_empty(), "nothing came of it");
-    assert!(node.memory() < memory + GROWTH, "{memory} KiB became {} KiB", node.memory());
-    assert!(node::eventually(Duration::from_secs(15), || node.descriptors() <= descriptors + 2), "{descriptors} descriptors");
-    assert!(node.threads() <= threads + 4, "{threads} threads became {}", node.threads());
+    assert!(
+        node.memory() < memory + GROWTH,
+        "{memory} KiB became {} KiB",
+        node.memory()
+    );
+    assert!(
+        crate::node::eventually(Duration::from_secs(15), || node.descriptors() <= descriptors + 2),
+        "{descriptors} descriptors"
+    );
+    assert!(
+        node.threads() <= threads + 4,
+        "{threads} threads became {}",
+        node.threads()
+    );
     assert!(!node.log().contains("panic"), "{}", node.log());
-    println!("memory: {memory} KiB after {}, {} KiB after {REQUESTS}", REQUESTS / 10, node.memory());
+    println!(
+        "memory: {memory} KiB after {}, {} KiB after {REQUESTS}",
+        REQUESTS / 10,
+        node.memory()
+    );
 }
 
 fn run(socket: &Path, control: &Path, seed: u64, count: u64) {
@@ -79,30 +93,59 @@ fn run(socket: &Path, control: &Path, seed: u64, count: u64) {
 fn to_the_driver(socket: &Path, rng: &mut StdRng) {
     let request = malformed(rng);
     let reply = send(socket, &request);
-    let Some(reply) = common::parse(&reply) else {
+    let Some(reply) = crate::client::parse(&reply) else {
         // Closed without an answer: an error for whoever asked, and for Get the only one that is not a lie.
         let shown = String::from_utf8_lossy(&request.bytes[..request.bytes.len().min(200)]).into_owned();
-        assert!(request.broken_off || shown.contains("VolumeDriver.Get"), "no answer to {shown}");
+        assert!(
+            request.broken_off || shown.contains("VolumeDriver.Get"),
+            "no answer to {shown}"
+        );
         return;
     };
-    assert!(reply.status >= 400 || !reply.error().is_empty(), "{:?}\n{reply:?}", String::from_utf8_lossy(&request.bytes));
+    assert!(
+        reply.status >= 400 || !reply.error().is_empty(),
+        "{:?}\n{reply:?}",
+        String::from_utf8_lossy(&request.bytes)
+    );
 }
 
 fn to_the_command_lines_socket(socket: &Path, rng: &mut StdRng) {
-    let paths = ["/v1/volumes", "/v1/pools", "/v1/volumes/x%00", "/v1/nothing", "/", "/v1/volumes/%ff", "/v2/status"];
+    let paths = [
+        "/v1/volumes",
+        "/v1/pools",
+        "/v1/volumes/x%00",
+        "/v1/nothing",
+        "/",
+        "/v1/volumes/%ff",
+        "/v2/status",
+    ];
     let path = paths.choose(rng).expect("a path");
     let body = garbage(rng);
-    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     let mut bytes = head.into_bytes();
     bytes.extend_from_slice(&body);
-    let reply = send(socket, &Request { bytes, broken_off: false });
-    let reply = common::parse(&reply).expect("an answer");
-    assert!(reply.status >= 400 && !reply.body["error"]["message"].is_null(), "{path}: {reply:?}");
+    let reply = send(
+        socket,
+        &Request {
+            bytes,
+            broken_off: false,
+        },
+    );
+    let reply = crate::client::parse(&reply).expect("an answer");
+    assert!(
+        reply.status >= 400 && !reply.body["error"]["message"].is_null(),
+        "{path}: {reply:?}"
+    );
 }
 
 fn send(socket: &Path, request: &Request) -> Vec<u8> {
     let mut stream = UnixStream::connect(socket).expect("the daemon lives");
-    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("a timeout");
     let _ = stream.write_all(&request.bytes);
     if request.broken_off {
         let _ = stream.shutdown(Shutdown::Write);
@@ -121,7 +164,9 @@ fn malformed(rng: &mut StdRng) -> Request {
         // Names and options that cannot be.
         5 => {
             let body = json!({"Name": bad_name(rng), "Opts": {}, "ID": "x"});
-            let endpoint = *["VolumeDriver.Create", "VolumeDriver.Get", "VolumeDriver.Mount"].choose(rng).expect("one");
+            let endpoint = *["VolumeDriver.Create", "VolumeDriver.Get", "VolumeDriver.Mount"]
+                .choose(rng)
+                .expect("one");
             whole(endpoint, body.to_string().as_bytes())
         }
         6 => {
@@ -156,7 +201,7 @@ fn malformed(rng: &mut StdRng) -> Request {
 }
 
 fn whole(endpoint: &str, body: &[u8]) -> Request {
-    let mut bytes = common::head(endpoint, body.len()).into_bytes();
+    let mut bytes = crate::client::head(endpoint, body.len()).into_bytes();
     bytes.extend_from_slice(body);
     Request {
         bytes,
@@ -168,7 +213,9 @@ fn whole(endpoint: &str, body: &[u8]) -> Request {
 fn garbage(rng: &mut StdRng) -> Vec<u8> {
     match rng.random_range(0..6) {
         0 => Vec::new(),
-        1 => (0..rng.random_range(1..400)).map(|_| rng.random_range(0x80..=0xff)).collect(),
+        1 => (0..rng.random_range(1..400))
+            .map(|_| rng.random_range(0x80..=0xff))
+            .collect(),
         2 => vec![b'['; rng.random_range(1..2000)],
         3 => br#"{"Name":"v","#.to_vec(),
         4 => b"null".to_vec(),
@@ -201,5 +248,7 @@ fn bad_name(rng: &mut StdRng) -> String {
 }
 
 fn text(rng: &mut StdRng, most: usize) -> String {
-    (0..rng.random_range(0..=most)).map(|_| rng.random_range(' '..='\u{2fff}')).collect()
+    (0..rng.random_range(0..=most))
+        .map(|_| rng.random_range(' '..='\u{2fff}'))
+        .collect()
 }

@@ -1,16 +1,12 @@
 //! 100 volumes created, mounted, written, unmounted and removed, in a row and in parallel, leave nothing behind.
 
-mod common;
-#[path = "common/node.rs"]
-mod node;
-
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::client::Docker;
+use crate::node::{Node, eventually};
 use bulkhead_cluster::store::{Options, open};
-use common::Docker;
-use node::{Node, eventually};
 use serde_json::json;
 
 const VOLUMES: usize = 100;
@@ -24,7 +20,10 @@ fn one_life(docker: &Docker, name: &str) {
     fs::write(mountpoint.join("file"), name).expect("written");
     docker.mount(name, "b").ok();
     docker.unmount(name, "a").ok();
-    assert_eq!(fs::read_to_string(mountpoint.join("file")).expect("still there"), name);
+    assert_eq!(
+        fs::read_to_string(mountpoint.join("file")).expect("still there"),
+        name
+    );
     docker.unmount(name, "b").ok();
     docker.remove(name).ok();
 }
@@ -53,13 +52,34 @@ fn a_hundred_volumes_leave_nothing_behind() {
     });
     nothing_left(&node);
 
-    assert!(eventually(Duration::from_secs(15), || node.threads() <= threads + 8), "{threads}, {}", node.threads());
-    assert!(node.descriptors() <= descriptors + 2, "{descriptors} descriptors became {}", node.descriptors());
-    assert!(node.memory() < memory + (64 << 10), "{memory} KiB became {} KiB", node.memory());
+    assert!(
+        eventually(Duration::from_secs(15), || node.threads() <= threads + 8),
+        "{threads}, {}",
+        node.threads()
+    );
+    assert!(
+        node.descriptors() <= descriptors + 2,
+        "{descriptors} descriptors became {}",
+        node.descriptors()
+    );
+    assert!(
+        node.memory() < memory + (64 << 10),
+        "{memory} KiB became {} KiB",
+        node.memory()
+    );
     assert_eq!(node.children(), 0);
     let now = self::used(&node);
-    assert!(now < used + (8 << 20), "the pool had {used} bytes in use, and now {now}");
-    assert_eq!(fs::read_to_string(node.path("state/mounts.json")).expect("the table").matches("\"count\"").count(), 0);
+    assert!(
+        now < used + (8 << 20),
+        "the pool had {used} bytes in use, and now {now}"
+    );
+    assert_eq!(
+        fs::read_to_string(node.path("state/mounts.json"))
+            .expect("the table")
+            .matches("\"count\"")
+            .count(),
+        0
+    );
 
     let (code, _) = node.terminate();
     assert_eq!(code, Some(0));
@@ -72,13 +92,19 @@ fn a_hundred_volumes_leave_nothing_behind() {
 fn nothing_left(node: &Node) {
     assert!(node.docker().list().is_empty());
     assert!(node.volume_mounts().is_empty(), "{:?}", node.volume_mounts());
-    assert!(eventually(Duration::from_secs(5), || node.loops().is_empty()), "{:?}", node.loops());
+    assert!(
+        eventually(Duration::from_secs(5), || node.loops().is_empty()),
+        "{:?}",
+        node.loops()
+    );
     assert!(node.replicas().is_empty());
     assert!(node.entries("mounts").is_empty() && node.entries("run/devices").is_empty());
 }
 
 fn used(node: &Node) -> u64 {
-    node.json(&["pool", "list"])[0]["used"].as_u64().expect("what the pool uses")
+    node.json(&["pool", "list"])[0]["used"]
+        .as_u64()
+        .expect("what the pool uses")
 }
 
 fn keys(store: &Path) -> Vec<String> {
@@ -88,7 +114,9 @@ fn keys(store: &Path) -> Vec<String> {
             prefix: "bulkhead/bulkhead/".to_owned(),
             ..Options::default()
         };
-        let store = open(&format!("sqlite://{}", store.display()), &options).await.expect("the store opens");
+        let store = open(&format!("sqlite://{}", store.display()), &options)
+            .await
+            .expect("the store opens");
         let (entries, _) = store.list("").await.expect("it lists");
         entries.into_iter().map(|entry| entry.key).collect()
     })

@@ -1,7 +1,5 @@
 //! What the driver's tests share: a client that sends the bytes that dockerd sends.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
-
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};

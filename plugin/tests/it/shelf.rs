@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::common::Docker;
+use crate::client::Docker;
 
 #[derive(Default)]
 pub(crate) struct Shelf {

@@ -7,16 +7,21 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
 
-use crate::common::Docker;
+use crate::client::Docker;
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_bulkhead");
+
+/// One daemon at a time: while one is dead, its FUSE mounts make mkfs.btrfs fail on the whole machine.
+static ALONE: Mutex<()> = Mutex::new(());
 
 pub(crate) struct Node {
     dir: tempfile::TempDir,
     daemon: Option<Child>,
     extra: Vec<String>,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Node {
@@ -28,8 +33,12 @@ impl Node {
     pub(crate) fn with_flags(extra: &[&str]) -> Self {
         let mut node = Self {
             // Paths of sockets are short.
-            dir: tempfile::Builder::new().prefix("bh").tempdir_in("/tmp").expect("a directory"),
+            dir: tempfile::Builder::new()
+                .prefix("bh")
+                .tempdir_in("/tmp")
+                .expect("a directory"),
             daemon: None,
+            _alone: ALONE.lock(),
             extra: extra.iter().map(|flag| (*flag).to_owned()).collect(),
         };
         node.start();
@@ -64,23 +73,62 @@ impl Node {
         let at = |name: &str| self.path(name).display().to_string();
         let mut command = Command::new(BINARY);
         command
-            .args(["daemon", "--config", "/dev/null", "--node-name", "n1", "--docker-api", ""])
-            .args(["--socket", &at("control.sock"), "--docker-socket", &at("docker.sock")])
-            .args(["--state-dir", &at("state"), "--run-dir", &at("run"), "--mounts-dir", &at("mounts")])
-            .args(["--store", &format!("sqlite://{}", at("store.db")), "--log-level", "info"])
+            .args([
+                "daemon",
+                "--config",
+                "/dev/null",
+                "--node-name",
+                "n1",
+                "--docker-api",
+                "",
+            ])
+            .args([
+                "--socket",
+                &at("control.sock"),
+                "--docker-socket",
+                &at("docker.sock"),
+            ])
+            .args([
+                "--state-dir",
+                &at("state"),
+                "--run-dir",
+                &at("run"),
+                "--mounts-dir",
+                &at("mounts"),
+            ])
+            .args([
+                "--store",
+                &format!("sqlite://{}", at("store.db")),
+                "--log-level",
+                "info",
+            ])
             .args(&self.extra)
             .env_remove("BULKHEAD_CONTROL_SOCKET");
         command
     }
 
     pub(crate) fn start(&mut self) {
-        let log = File::options().append(true).create(true).open(self.path("log")).expect("a log");
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(self.path("log"))
+            .expect("a log");
         let before = self.log().matches("bulkhead is ready").count();
-        let mut daemon = self.command().stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it starts");
+        let mut daemon = self
+            .command()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("it starts");
         let end = Instant::now() + Duration::from_secs(30);
         while self.log().matches("bulkhead is ready").count() == before {
             assert!(Instant::now() < end, "not ready in time:\n{}", self.log());
-            assert!(daemon.try_wait().expect("its state").is_none(), "it ended:\n{}", self.log());
+            assert!(
+                daemon.try_wait().expect("its state").is_none(),
+                "it ended:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         self.daemon = Some(daemon);
@@ -92,10 +140,6 @@ impl Node {
 
     pub(crate) fn pid(&self) -> u32 {
         self.daemon.as_ref().expect("it runs").id()
-    }
-
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.daemon.as_mut().is_some_and(|daemon| daemon.try_wait().is_ok_and(|ended| ended.is_none()))
     }
 
     pub(crate) fn kill(&mut self) {
@@ -161,7 +205,10 @@ impl Node {
 
     /// Mounts of volumes, without the pool's.
     pub(crate) fn volume_mounts(&self) -> Vec<String> {
-        let (run, mounts) = (self.path("run").display().to_string(), self.path("mounts").display().to_string());
+        let (run, mounts) = (
+            self.path("run").display().to_string(),
+            self.path("mounts").display().to_string(),
+        );
         let of_volume = |line: &String| line.contains(&run) || line.contains(&mounts);
         self.mounts().into_iter().filter(of_volume).collect()
     }
@@ -171,7 +218,9 @@ impl Node {
         let entries = fs::read_dir("/sys/block").expect("sysfs");
         entries
             .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("loop/backing_file")).ok())
-            .filter(|file| file.contains(&self.dir.path().display().to_string()) || file.contains(".bulkhead"))
+            .filter(|file| {
+                file.contains(&self.dir.path().display().to_string()) || file.contains(".bulkhead")
+            })
             .filter(|file| !file.contains("pool.img"))
             .filter(|file| file.contains(&self.dir.path().display().to_string()))
             .collect()
@@ -182,29 +231,48 @@ impl Node {
         let Ok(entries) = fs::read_dir(self.path(dir)) else {
             return Vec::new();
         };
-        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect()
     }
 
     /// Replicas in the pool.
     pub(crate) fn replicas(&self) -> Vec<String> {
         let pools = self.json(&["pool", "list"]);
-        let count: u64 = pools.as_array().into_iter().flatten().filter_map(|pool| pool["replicas"].as_u64()).sum();
+        let count: u64 = pools
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|pool| pool["replicas"].as_u64())
+            .sum();
         let mut found = Vec::new();
-        for line in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
-            let Some(target) = line.split(' ').nth(4) else { continue };
+        for line in fs::read_to_string("/proc/self/mountinfo")
+            .unwrap_or_default()
+            .lines()
+        {
+            let Some(target) = line.split(' ').nth(4) else {
+                continue;
+            };
             let replicas = Path::new(target).join("replicas");
             if target.contains(&self.dir.path().display().to_string()) && replicas.is_dir() {
                 let entries = fs::read_dir(replicas).into_iter().flatten();
                 found.extend(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()));
             }
         }
-        assert_eq!(count, found.len() as u64, "what is shown and what is on disk: {found:?}");
+        assert_eq!(
+            count,
+            found.len() as u64,
+            "what is shown and what is on disk: {found:?}"
+        );
         found
     }
 
     pub(crate) fn children(&self) -> usize {
         let tasks = format!("/proc/{0}/task/{0}/children", self.pid());
-        fs::read_to_string(tasks).unwrap_or_default().split_whitespace().count()
+        fs::read_to_string(tasks)
+            .unwrap_or_default()
+            .split_whitespace()
+            .count()
     }
 
     /// Resident memory of the daemon, in KiB.
@@ -248,14 +316,23 @@ impl Drop for Node {
 
 fn status_field(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|value| value.parse().ok()).unwrap_or(0)
+    let line = status
+        .lines()
+        .find(|line| line.starts_with(field))
+        .unwrap_or_default();
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(0)
 }
 
 fn mentions(file: &Path, dir: &Path) -> Vec<String> {
     let dir = dir.display().to_string();
     let text = fs::read_to_string(file).unwrap_or_default();
-    text.lines().filter(|line| line.contains(&dir)).map(str::to_owned).collect()
+    text.lines()
+        .filter(|line| line.contains(&dir))
+        .map(str::to_owned)
+        .collect()
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {

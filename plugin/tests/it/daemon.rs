@@ -1,20 +1,19 @@
 //! The real daemon: what dockerd sends against real volumes, and what is left when it is killed, stopped or in trouble.
 
-mod common;
-#[path = "common/node.rs"]
-mod node;
-
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use node::{Node, eventually};
+use crate::node::{Node, eventually};
 use serde_json::{Value, json};
 
 fn mountpoint(answer: &Value) -> PathBuf {
-    answer["Mountpoint"].as_str().map(PathBuf::from).expect("a mount point")
+    answer["Mountpoint"]
+        .as_str()
+        .map(PathBuf::from)
+        .expect("a mount point")
 }
 
 fn write(path: &Path, text: &str) {
@@ -34,7 +33,10 @@ fn a_volumes_life_as_docker_drives_it() {
     // docker run: copy-up, then the container; docker cp while it runs; docker stop.
     docker.get("v").ok();
     let copy_up = mountpoint(&docker.mount("v", "a").ok());
-    assert!(fs::read_dir(&copy_up).expect("a directory").next().is_none(), "lost+found is not in it");
+    assert!(
+        fs::read_dir(&copy_up).expect("a directory").next().is_none(),
+        "lost+found is not in it"
+    );
     write(&copy_up.join("from-image"), "x");
     docker.unmount("v", "a").ok();
     assert!(node.volume_mounts().is_empty(), "{:?}", node.volume_mounts());
@@ -42,14 +44,31 @@ fn a_volumes_life_as_docker_drives_it() {
     write(&mounted.join("file"), "hello");
     docker.mount("v", "b").ok();
     docker.unmount("v", "b").ok();
-    assert_eq!(fs::read_to_string(mounted.join("file")).expect("still mounted"), "hello");
-    docker.remove("v").refused("is mounted on this node (n1); stop the containers");
+    assert_eq!(
+        fs::read_to_string(mounted.join("file")).expect("still mounted"),
+        "hello"
+    );
+    docker
+        .remove("v")
+        .refused("is mounted on this node (n1); stop the containers");
     let status = docker.get("v").ok()["Volume"]["Status"].clone();
     assert_eq!(status["State"], "attached");
     assert_eq!(status["Size"], "64 MiB");
     assert_eq!(status["Mounts"], 1);
-    assert!(status["AttachedOn"].as_str().unwrap_or_default().starts_with("n1 since 20"));
-    for key in ["Used", "Allocated", "FileSystem", "ReplicaSet", "Message", "Health"] {
+    assert!(
+        status["AttachedOn"]
+            .as_str()
+            .unwrap_or_default()
+            .starts_with("n1 since 20")
+    );
+    for key in [
+        "Used",
+        "Allocated",
+        "FileSystem",
+        "ReplicaSet",
+        "Message",
+        "Health",
+    ] {
         assert!(!status[key].is_null(), "{key} is missing in {status}");
     }
     docker.unmount("v", "b").ok();
@@ -70,21 +89,37 @@ fn every_file_system_and_option_arrives() {
     let docker = node.docker();
     for (fs, size) in [("ext4", "64M"), ("xfs", "320M"), ("btrfs", "160M")] {
         docker
-            .create(fs, json!({"fs": fs, "size": size, "mount_options": "noatime,nodev", "labels": "app=shop"}))
+            .create(
+                fs,
+                json!({"fs": fs, "size": size, "mount_options": "noatime,nodev", "labels": "app=shop"}),
+            )
             .ok();
         let mounted = mountpoint(&docker.mount(fs, "a").ok());
         write(&mounted.join("file"), "x");
         let mounts = node.volume_mounts();
-        let line = mounts.iter().find(|line| line.contains(&format!(" {fs} "))).expect("mounted as asked");
+        let line = mounts
+            .iter()
+            .find(|line| line.contains(&format!(" {fs} ")))
+            .expect("mounted as asked");
         assert!(line.contains("noatime") && line.contains("nodev"), "{line}");
         docker.unmount(fs, "a").ok();
     }
-    docker.create("ext4", json!({"fs": "xfs"})).refused("fs: asked for xfs, is ext4");
-    docker.create("ext4", json!({"size": "65M"})).refused("size: asked for 65 MiB, is 64 MiB");
+    docker
+        .create("ext4", json!({"fs": "xfs"}))
+        .refused("fs: asked for xfs, is ext4");
+    docker
+        .create("ext4", json!({"size": "65M"}))
+        .refused("size: asked for 65 MiB, is 64 MiB");
     docker.create("ext4", json!({"size": "64M"})).ok();
-    docker.create("x", json!({"class": "gold"})).refused("there is no such storage class");
-    docker.create("x", json!({"repl": "2"})).refused("cannot be placed");
-    docker.create("x", json!({"size": "100T"})).refused("cannot be placed");
+    docker
+        .create("x", json!({"class": "gold"}))
+        .refused("there is no such storage class");
+    docker
+        .create("x", json!({"repl": "2"}))
+        .refused("cannot be placed");
+    docker
+        .create("x", json!({"size": "100T"}))
+        .refused("cannot be placed");
     docker.create("x", json!({"nodes": "n7"})).refused("n7");
     docker.create("x", json!({"mkfs_options": "-Z 1"})).refused("-Z");
     docker.get("x").refused("no volume");
@@ -121,13 +156,20 @@ fn a_killed_daemon_leaves_nothing_that_its_successor_does_not_clean() {
     let mounted = mountpoint(&docker.mount("w", "b").ok());
     assert_eq!(fs::read_to_string(mounted.join("file")).expect("kept"), "w");
     docker.unmount("w", "a").ok();
-    assert!(mounted.join("file").exists(), "the Unmount of the old ID takes nothing away");
+    assert!(
+        mounted.join("file").exists(),
+        "the Unmount of the old ID takes nothing away"
+    );
     container.end();
     docker.unmount("v", "a").ok();
     docker.unmount("w", "b").ok();
     docker.remove("v").ok();
     docker.remove("w").ok();
-    assert!(eventually(Duration::from_secs(10), || node.loops().is_empty()), "{:?}", node.loops());
+    assert!(
+        eventually(Duration::from_secs(10), || node.loops().is_empty()),
+        "{:?}",
+        node.loops()
+    );
 }
 
 #[test]
@@ -141,9 +183,11 @@ fn creations_and_deletions_that_a_kill_cut_short_are_undone() {
                 let docker = node.docker();
                 std::thread::spawn(move || {
                     let body = json!({"Name": format!("c{worker}"), "Opts": {"size": "64M"}}).to_string();
-                    let _ = docker.raw((common::head("VolumeDriver.Create", body.len()) + &body).as_bytes());
+                    let _ = docker
+                        .raw((crate::client::head("VolumeDriver.Create", body.len()) + &body).as_bytes());
                     let body = json!({"Name": format!("c{worker}")}).to_string();
-                    let _ = docker.raw((common::head("VolumeDriver.Remove", body.len()) + &body).as_bytes());
+                    let _ = docker
+                        .raw((crate::client::head("VolumeDriver.Remove", body.len()) + &body).as_bytes());
                 })
             })
             .collect();
@@ -189,7 +233,10 @@ fn a_stop_unmounts_what_is_possible_and_ends_in_time() {
     node.start();
     for name in ["free", "held"] {
         let mounted = mountpoint(&docker.mount(name, "b").ok());
-        assert_eq!(fs::read_to_string(mounted.join("file")).expect("written back"), name);
+        assert_eq!(
+            fs::read_to_string(mounted.join("file")).expect("written back"),
+            name
+        );
         docker.unmount(name, "b").ok();
     }
 }
@@ -203,8 +250,14 @@ fn what_a_container_still_holds_is_released_when_it_ends() {
     let mut container = Container::start(&mounted);
     docker.unmount("v", "a").ok();
     docker.remove("v").refused("still in use");
-    let status = docker.get("v").ok()["Volume"]["Status"]["Message"].as_str().unwrap_or_default().to_owned();
-    assert!(status.contains("released when it can be") && status.contains(&container.pid().to_string()), "{status}");
+    let status = docker.get("v").ok()["Volume"]["Status"]["Message"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    assert!(
+        status.contains("released when it can be") && status.contains(&container.pid().to_string()),
+        "{status}"
+    );
     assert!(container.can_write(), "nothing is taken away from it");
     // Somebody else may mount it meanwhile, and is not disturbed.
     docker.mount("v", "b").ok();
@@ -212,7 +265,9 @@ fn what_a_container_still_holds_is_released_when_it_ends() {
     std::thread::sleep(Duration::from_secs(4));
     assert_eq!(docker.mountpoint("v"), mounted.display().to_string());
     docker.unmount("v", "b").ok();
-    assert!(eventually(Duration::from_secs(15), || node.volume_mounts().is_empty()));
+    assert!(eventually(Duration::from_secs(15), || node
+        .volume_mounts()
+        .is_empty()));
     docker.remove("v").ok();
 
     // And without anybody asking again.
@@ -220,7 +275,9 @@ fn what_a_container_still_holds_is_released_when_it_ends() {
     let mut container = Container::start(&mountpoint(&docker.mount("w", "a").ok()));
     docker.unmount("w", "a").ok();
     container.end();
-    assert!(eventually(Duration::from_secs(15), || node.volume_mounts().is_empty()));
+    assert!(eventually(Duration::from_secs(15), || node
+        .volume_mounts()
+        .is_empty()));
     docker.remove("w").ok();
 }
 
@@ -231,7 +288,10 @@ fn a_volume_whose_disk_fails_is_taken_down_and_says_why() {
     docker.create("v", json!({"size": "256M"})).ok();
     let mounted = mountpoint(&docker.mount("v", "a").ok());
     // The disk below the pool ends early: reads and writes beyond that fail with EIO.
-    let pool = fs::File::options().write(true).open(node.path("pool.img")).expect("the pool's file");
+    let pool = fs::File::options()
+        .write(true)
+        .open(node.path("pool.img"))
+        .expect("the pool's file");
     pool.set_len(1 << 20).expect("cut off");
     let start = Instant::now();
     let failed = (0..100).any(|round| {
@@ -241,13 +301,25 @@ fn a_volume_whose_disk_fails_is_taken_down_and_says_why() {
     });
     assert!(failed, "writes go on without a disk");
     assert!(start.elapsed() < Duration::from_secs(60));
-    assert!(eventually(Duration::from_secs(30), || node.volume_mounts().is_empty()), "{}", node.log());
+    assert!(
+        eventually(Duration::from_secs(30), || node.volume_mounts().is_empty()),
+        "{}",
+        node.log()
+    );
     let status = docker.get("v").ok()["Volume"]["Status"].clone();
     assert_eq!(status["State"], "failed", "{status}");
-    assert!(status["Message"].as_str().is_some_and(|text| text.starts_with("down: ")), "{status}");
+    assert!(
+        status["Message"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("down: ")),
+        "{status}"
+    );
     let output = node.cli(&["status"]);
     assert_eq!(output.status.code(), Some(5));
-    assert!(node::text(&output.stdout).contains("volume \"v\": down"), "{output:?}");
+    assert!(
+        crate::node::text(&output.stdout).contains("volume \"v\": down"),
+        "{output:?}"
+    );
     docker.unmount("v", "a").ok();
 }
 
@@ -257,13 +329,21 @@ fn a_damaged_replica_is_refused_in_words_and_others_are_served() {
     let docker = node.docker();
     docker.create("bad", json!({"size": "64M"})).ok();
     docker.create("good", json!({"size": "64M"})).ok();
-    let id = node.json(&["volume", "inspect", "bad"])[0]["id"].as_str().unwrap_or_default().to_owned();
+    let id = node.json(&["volume", "inspect", "bad"])[0]["id"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     let meta = replica_dir(&node, &id).join("meta");
     let file = fs::File::options().write(true).open(meta).expect("its metadata");
     std::os::unix::fs::FileExt::write_all_at(&file, &[0xa5; 8192], 0).expect("damaged");
-    docker.mount("bad", "a").refused("volume \"bad\" cannot be attached");
+    docker
+        .mount("bad", "a")
+        .refused("volume \"bad\" cannot be attached");
     let status = docker.get("bad").ok()["Volume"]["Status"].clone();
-    assert_eq!((&status["State"], &status["Health"]), (&json!("failed"), &json!("needs attention")));
+    assert_eq!(
+        (&status["State"], &status["Health"]),
+        (&json!("failed"), &json!("needs attention"))
+    );
     docker.mount("good", "a").ok();
     docker.unmount("good", "a").ok();
     docker.remove("bad").ok();
@@ -275,13 +355,20 @@ fn one_state_directory_has_one_daemon() {
     let mut second = node.command();
     second.args(["--docker-socket", &node.path("second.sock").display().to_string()]);
     let output = Command::new(second.get_program())
-        .args(second.get_args().filter(|arg| *arg != "--docker-socket" && *arg != node.path("docker.sock").as_os_str()))
+        .args(
+            second
+                .get_args()
+                .filter(|arg| *arg != "--docker-socket" && *arg != node.path("docker.sock").as_os_str()),
+        )
         .args(["--docker-socket"])
         .arg(node.path("second.sock"))
         .output()
         .expect("it ends");
     assert_eq!(output.status.code(), Some(1));
-    assert!(node::text(&output.stderr).contains("another daemon uses the state directory"), "{output:?}");
+    assert!(
+        crate::node::text(&output.stderr).contains("another daemon uses the state directory"),
+        "{output:?}"
+    );
     node.docker().activate();
 }
 
@@ -303,14 +390,20 @@ struct Container {
 
 impl Container {
     fn start(volume: &Path) -> Self {
-        let script = format!("exec 3>>{0}/open; echo up >&3; while echo tick >&3; do sleep 0.1; done", volume.display());
+        let script = format!(
+            "exec 3>>{0}/open; echo up >&3; while echo tick >&3; do sleep 0.1; done",
+            volume.display()
+        );
         let process = Command::new("unshare")
             .args(["--mount", "--propagation", "private", "sh", "-c", &script])
             .stdin(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("unshare runs");
-        assert!(eventually(Duration::from_secs(5), || volume.join("open").metadata().is_ok_and(|file| file.len() > 0)));
+        assert!(eventually(Duration::from_secs(5), || volume
+            .join("open")
+            .metadata()
+            .is_ok_and(|file| file.len() > 0)));
         Self { process }
     }
 

@@ -1,16 +1,12 @@
 //! The driver's protocol over a real Unix socket: each trap of docs/docker.md, with volumes that can be made slow, stuck
 //! or unreachable. The same calls against the real daemon are in tests/daemon.rs.
 
-mod common;
-#[path = "common/shelf.rs"]
-mod shelf;
-
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::shelf::{Bed, SHORT, eventually};
 use bulkhead::docker::Deadlines;
 use serde_json::{Value, json};
-use shelf::{Bed, SHORT, eventually};
 
 fn bed() -> Bed {
     Bed::new(Deadlines::default())
@@ -382,12 +378,14 @@ fn malformed_requests_are_answered_in_words() {
         .docker
         .raw(b"GET /VolumeDriver.List HTTP/1.1\r\nHost: x\r\n\r\n")
         .expect("a reply");
-    common::parse(&reply).expect("an answer").refused("use POST");
+    crate::client::parse(&reply)
+        .expect("an answer")
+        .refused("use POST");
     let reply = bed
         .docker
         .raw(b"\x16\x03\x01 not http at all\r\n\r\n")
         .expect("a reply");
-    assert_eq!(common::parse(&reply).map(|reply| reply.status), Some(400));
+    assert_eq!(crate::client::parse(&reply).map(|reply| reply.status), Some(400));
     let large = vec![b' '; (1 << 20) + 1];
     bed.docker
         .post("VolumeDriver.Create", &large)
