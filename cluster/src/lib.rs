@@ -3,7 +3,7 @@
 //!
 //! - [`store`]: the trait that etcd, Consul and the embedded SQLite implement, and a watcher without gaps.
 //! - [`sqlite`]: the embedded store of a single node.
-//! - [`etcd`]: etcd, for several nodes.
+//! - [`etcd`], [`consul`]: for several nodes.
 //! - [`schema`]: the keys and records.
 //! - [`classes`]: storage classes.
 //! - [`nodes`]: who belongs to the cluster, who lives, and what pools there are.
@@ -11,6 +11,7 @@
 //! - [`volumes`]: the life of a volume as changes of its record, and who may attach it.
 
 pub mod classes;
+pub mod consul;
 pub mod etcd;
 pub mod nodes;
 pub mod placement;

@@ -27,6 +27,11 @@ pub fn check_prefix(prefix: &str) -> Result<(), StoreError> {
     if prefix.starts_with('/') || prefix.contains("//") {
         return Err(StoreError::Invalid(format!("key `{prefix}` has an empty part")));
     }
+    if prefix.split('/').any(|part| part == "." || part == "..") {
+        return Err(StoreError::Invalid(format!(
+            "key `{prefix}` has a part that means a directory in a URL"
+        )));
+    }
     if prefix.len() > MAX_KEY {
         return Err(StoreError::Invalid(format!(
             "a key of {} bytes is too long: {MAX_KEY} at most",

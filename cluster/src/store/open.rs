@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Store, StoreError, check_prefix};
+use crate::consul::Consul;
 use crate::etcd::Etcd;
 use crate::sqlite::Sqlite;
 
@@ -194,7 +195,7 @@ pub async fn open(url: &str, options: &Options) -> Result<Arc<dyn Store>, StoreE
     match parsed {
         StoreUrl::Sqlite(path) => Ok(Arc::new(Sqlite::open(&path, options).await?)),
         StoreUrl::Etcd { tls, endpoints } => Ok(Arc::new(Etcd::new(tls, endpoints, options)?)),
-        StoreUrl::Consul { .. } => Err(fault("Consul is not available yet".to_owned())),
+        StoreUrl::Consul { tls, endpoints } => Ok(Arc::new(Consul::new(tls, &endpoints, options)?)),
     }
 }
 

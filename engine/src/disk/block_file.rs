@@ -22,6 +22,17 @@ pub trait BlockFile: Send + Sync + 'static {
     /// Fills `buf` from `offset` on. Short of the end of the file it is an error.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
+    /// As [`read_at`](Self::read_at), if that can be done without waiting for the disk; else `false`, and what `buf`
+    /// holds means nothing.
+    fn read_at_once(&self, buf: &mut [u8], offset: u64) -> io::Result<bool> {
+        self.read_at(buf, offset).map(|()| true)
+    }
+
+    /// Whether a write is taken by the page cache, and does not wait for the disk.
+    fn is_cached(&self) -> bool {
+        true
+    }
+
     /// Writes all of `bytes` from `offset` on. After an error, any of them may have been written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 

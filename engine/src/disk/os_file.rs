@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -29,6 +30,8 @@ pub enum Caching {
 pub struct OsFile {
     file: File,
     direct: bool,
+    /// Whether the file system can say that a read would wait; assumed until it has said that it cannot.
+    tells_misses: AtomicBool,
 }
 
 impl OsFile {
@@ -41,9 +44,36 @@ impl OsFile {
                 .write(true)
                 .custom_flags(libc::O_DIRECT)
                 .open(path)?;
-            return Ok(Self { file, direct: true });
+            return Ok(Self::of(file, true));
         }
-        Ok(Self { file, direct: false })
+        Ok(Self::of(file, false))
+    }
+
+    const fn of(file: File, direct: bool) -> Self {
+        Self {
+            file,
+            direct,
+            tells_misses: AtomicBool::new(true),
+        }
+    }
+
+    /// Reads what the page cache holds of a range; EAGAIN if it holds nothing of its start.
+    fn read_cached(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let part = libc::iovec {
+            iov_base: buf.as_mut_ptr().cast(),
+            iov_len: buf.len(),
+        };
+        // SAFETY: one vector, over memory that is valid to write to and lent to us for the call; the descriptor is open.
+        let read = unsafe {
+            libc::preadv2(
+                self.file.as_raw_fd(),
+                &raw const part,
+                1,
+                offset as libc::off_t,
+                libc::RWF_NOWAIT,
+            )
+        };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
     }
 
     /// The open file, for locks.
@@ -108,6 +138,31 @@ impl BlockFile for OsFile {
             return Ok(());
         }
         self.file.read_exact_at(buf, offset)
+    }
+
+    fn read_at_once(&self, buf: &mut [u8], offset: u64) -> io::Result<bool> {
+        if self.direct {
+            return Ok(false);
+        }
+        if !self.tells_misses.load(Ordering::Relaxed) {
+            return self.read_at(buf, offset).map(|()| true);
+        }
+        match self.read_cached(buf, offset) {
+            // Less is there, or the file ends: the plain read tells them apart.
+            Ok(read) => Ok(read == buf.len()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::EINTR) => Ok(false),
+                Some(libc::EOPNOTSUPP) => {
+                    self.tells_misses.store(false, Ordering::Relaxed);
+                    self.read_at(buf, offset).map(|()| true)
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn is_cached(&self) -> bool {
+        !self.direct
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

@@ -35,8 +35,8 @@ pub trait Transport: Send + Sync {
 pub struct Handover {
     /// The open connection; it lives as long as one process holds it.
     pub descriptor: OwnedFd,
-    /// What was agreed on it.
-    pub negotiated: Negotiated,
+    /// What was agreed on it; `None` if the kernel's first request was not answered yet.
+    pub negotiated: Option<Negotiated>,
 }
 
 /// What kernel and server agreed on when a FUSE connection was made. A process that adopts the connection must keep

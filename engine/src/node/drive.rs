@@ -6,10 +6,11 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::clock;
 use super::counters::{Counters, Kind};
-use super::local::{LocalReplica, describe};
+use super::local::describe;
 use super::permits::Permit;
 use super::timer::Alarm;
 use super::volume::Volume;
@@ -138,11 +139,30 @@ thread_local! {
     static SPARE: Cell<Todos> = const { Cell::new(VecDeque::new()) };
 }
 
-/// Whether a round may touch the disk on its own thread.
+/// What a round may do on its own thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Disk {
-    OnThisThread,
+    /// Wait for the disk, once, if no other front end's thread of this volume does: that saves a hop where there is
+    /// one request at a time, and leaves the front end's other threads free where there are many.
+    MayWait,
+    /// Touch the disk, but not wait for it.
+    MayTouch,
+    /// Neither.
     Elsewhere,
+}
+
+/// The right of one front end's thread to wait for the disk itself.
+#[derive(Default)]
+pub(super) struct Turnstile(AtomicBool);
+
+impl Turnstile {
+    fn enter(&self) -> bool {
+        !self.0.swap(true, Ordering::Acquire)
+    }
+
+    fn leave(&self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 /// Whose alarm rang.
@@ -172,16 +192,25 @@ impl Waiting {
 impl Volume {
     /// Executes what the primary said when it was started.
     pub(super) fn begin(&self, actions: Vec<Action<Data>>) {
-        self.round(Disk::OnThisThread, |todo| {
+        self.round(Disk::MayTouch, |todo| {
             let mut core = self.core.lock();
             core.actions = actions;
             self.sort_out(&mut core, todo);
         });
     }
 
-    /// Takes a request of the front end.
+    /// Takes a request of the front end, whose thread may do what comes of it.
     pub(super) fn enter(&self, op: Op<Data>, pending: Pending) {
-        self.round(Disk::OnThisThread, |todo| {
+        self.begin_op(Disk::MayWait, op, pending);
+    }
+
+    /// Takes a request, and does not wait for the disk whatever it is.
+    pub(super) fn enter_without_waiting(&self, op: Op<Data>, pending: Pending) {
+        self.begin_op(Disk::MayTouch, op, pending);
+    }
+
+    fn begin_op(&self, disk: Disk, op: Op<Data>, pending: Pending) {
+        self.round(disk, |todo| {
             let mut core = self.core.lock();
             let id = core.pending.insert(pending);
             self.step(&mut core, Event::Submit { id, op }, todo);
@@ -190,7 +219,7 @@ impl Volume {
 
     /// Tells the primary something.
     pub(super) fn post(&self, event: Event<Data>) {
-        self.round(Disk::OnThisThread, |todo| {
+        self.round(Disk::MayTouch, |todo| {
             self.step(&mut self.core.lock(), event, todo)
         });
     }
@@ -203,23 +232,19 @@ impl Volume {
         });
     }
 
-    fn round(&self, disk: Disk, begin: impl FnOnce(&mut Todos)) {
+    fn round(&self, mut disk: Disk, begin: impl FnOnce(&mut Todos)) {
         let mut todo = SPARE.take();
         begin(&mut todo);
         while let Some(next) = todo.pop_front() {
-            self.execute(next, disk, &mut todo);
+            self.execute(next, &mut disk, &mut todo);
         }
         SPARE.set(todo);
     }
 
-    fn execute(&self, next: Todo, disk: Disk, todo: &mut Todos) {
+    fn execute(&self, next: Todo, disk: &mut Disk, todo: &mut Todos) {
         match next {
             Todo::Complete(pending, result) => pending.complete(result, self.counters()),
-            Todo::Disk(id, op) if disk == Disk::OnThisThread && LocalReplica::is_quick(&op) => {
-                let result = self.local.execute(op);
-                self.step_replica(replica::Event::Disk { id, result }, todo);
-            }
-            Todo::Disk(id, op) => self.execute_elsewhere(id, op),
+            Todo::Disk(id, op) => self.execute_disk(id, op, disk, todo),
             Todo::Reply(session, id, reply) => {
                 let replica = self.identity().replica;
                 let event = Event::Reply {
@@ -242,14 +267,42 @@ impl Volume {
         }
     }
 
+    fn execute_disk(&self, id: DiskId, op: DiskOp<Data>, disk: &mut Disk, todo: &mut Todos) {
+        if *disk == Disk::Elsewhere {
+            self.execute_elsewhere(id, op);
+            return;
+        }
+        let result = match self.local.execute_at_once(op) {
+            Ok(result) => result,
+            // What else there is to do has to be begun first.
+            Err(op) if *disk == Disk::MayWait && todo.is_empty() && self.turnstile.enter() => {
+                *disk = Disk::MayTouch;
+                let result = self.local.execute(op);
+                self.turnstile.leave();
+                result
+            }
+            Err(op) => {
+                self.execute_elsewhere(id, op);
+                return;
+            }
+        };
+        self.step_replica(replica::Event::Disk { id, result }, todo);
+    }
+
     fn execute_elsewhere(&self, id: DiskId, op: DiskOp<Data>) {
         // Nobody holds the volume any more: nobody waits for this either, and what was not synced may stay so.
         let Some(volume) = self.myself.upgrade() else {
             return;
         };
-        self.lane.run(move || {
+        let lane = match op {
+            DiskOp::SyncData | DiskOp::CommitMeta(_) => &self.lanes.syncs,
+            DiskOp::Read(_) | DiskOp::ReadOrHole(_) | DiskOp::Write { .. } | DiskOp::Zero(_) => {
+                &self.lanes.data
+            }
+        };
+        lane.run(move || {
             let result = volume.local.execute(op);
-            volume.round(Disk::OnThisThread, |todo| {
+            volume.round(Disk::MayTouch, |todo| {
                 volume.step_replica(replica::Event::Disk { id, result }, todo);
             });
         });

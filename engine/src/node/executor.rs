@@ -14,6 +14,9 @@ use parking_lot::{Condvar, Mutex};
 /// How long a thread without work waits for some before it ends.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// Room for a volume's machines, which run on these threads, and no more: it may be locked into memory.
+pub(super) const STACK: usize = 512 << 10;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
@@ -59,6 +62,7 @@ impl Executor {
         let shared = self.shared.clone();
         let started = thread::Builder::new()
             .name("bulkhead-disk".into())
+            .stack_size(STACK)
             .spawn(move || work(&shared));
         if let Err(error) = started {
             let mut threads = self.shared.threads.lock();

@@ -25,6 +25,13 @@ const FULL_BELOW: u64 = 64 << 20;
 /// How often a closing looks whether the last operation is done.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
+const READ: &str = "read of the data";
+const WRITE: &str = "write of the data";
+const ZERO: &str = "discard in the data";
+
+/// The outcome of a disk operation.
+type Outcome = Result<DiskDone<Data>, DiskError>;
+
 struct Files {
     data: Arc<dyn BlockFile>,
     meta: Arc<dyn BlockFile>,
@@ -89,31 +96,49 @@ impl LocalReplica {
         actions.drain(..).for_each(execute);
     }
 
-    /// Whether an operation is done on the calling thread: what the page cache mostly absorbs is, what waits for the
-    /// disk by its nature is not.
-    pub(super) fn is_quick(op: &DiskOp<Data>) -> bool {
-        match op {
-            DiskOp::Read(_) | DiskOp::Write { .. } => true,
-            DiskOp::Zero(range) => range.len <= MAX_REQUEST as u64,
-            DiskOp::ReadOrHole(_) | DiskOp::SyncData | DiskOp::CommitMeta(_) => false,
-        }
+    /// Does a disk operation that the page cache takes or gives without waiting for the disk; gives any other back.
+    pub(super) fn execute_at_once(&self, op: DiskOp<Data>) -> Result<Outcome, DiskOp<Data>> {
+        let guard = self.files.try_read();
+        let Some(files) = guard.as_ref().and_then(|files| files.as_ref()) else {
+            return Ok(Err(DiskError::Io));
+        };
+        let data = files.data.as_ref();
+        let (what, outcome) = match op {
+            DiskOp::Read(range) => {
+                let mut buf = AlignedBuf::zeroed(range.len as usize);
+                match data.read_at_once(&mut buf, range.offset) {
+                    Ok(false) => return Err(op),
+                    Ok(true) => (READ, Ok(DiskDone::Data(Data::whole(buf)))),
+                    Err(error) => (READ, Err(error)),
+                }
+            }
+            DiskOp::Write { offset, data: bytes } if data.is_cached() => {
+                (WRITE, data.write_at(&bytes, offset).map(done))
+            }
+            DiskOp::Zero(range) if range.len <= MAX_REQUEST as u64 => (ZERO, data.zero(range).map(done)),
+            DiskOp::Write { .. }
+            | DiskOp::Zero(_)
+            | DiskOp::ReadOrHole(_)
+            | DiskOp::SyncData
+            | DiskOp::CommitMeta(_) => return Err(op),
+        };
+        Ok(outcome.map_err(|error| self.note(what, &error)))
     }
 
     /// Does a disk operation.
-    pub(super) fn execute(&self, op: DiskOp<Data>) -> Result<DiskDone<Data>, DiskError> {
+    pub(super) fn execute(&self, op: DiskOp<Data>) -> Outcome {
         // A closing is under way or done if this fails: nothing may reach the files any more.
         let guard = self.files.try_read();
         let Some(files) = guard.as_ref().and_then(|files| files.as_ref()) else {
             return Err(DiskError::Io);
         };
+        let data = files.data.as_ref();
         let (what, outcome) = match op {
-            DiskOp::Read(range) => ("read of the data", read(files.data.as_ref(), range)),
-            DiskOp::ReadOrHole(range) => ("read of the data", read_or_hole(files.data.as_ref(), range)),
-            DiskOp::Write { offset, data } => {
-                ("write of the data", files.data.write_at(&data, offset).map(done))
-            }
-            DiskOp::Zero(range) => ("discard in the data", files.data.zero(range).map(done)),
-            DiskOp::SyncData => ("sync of the data", files.data.sync().map(done)),
+            DiskOp::Read(range) => (READ, read(data, range)),
+            DiskOp::ReadOrHole(range) => (READ, read_or_hole(data, range)),
+            DiskOp::Write { offset, data: bytes } => (WRITE, data.write_at(&bytes, offset).map(done)),
+            DiskOp::Zero(range) => (ZERO, data.zero(range).map(done)),
+            DiskOp::SyncData => ("sync of the data", data.sync().map(done)),
             DiskOp::CommitMeta(writes) => (
                 "commit of the metadata",
                 commit(files.meta.as_ref(), &writes).map(done),

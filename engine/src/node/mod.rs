@@ -5,14 +5,15 @@
 //!
 //! **One block write.** A front end's thread calls [`Volume::submit`](crate::io::BlockDevice::submit): it takes a
 //! permit, steps the primary under its lock, hands what that sends to the local replica's machine, unlocks, and does
-//! the write that comes out, on the same thread, up to the front end's completion. What waits for the disk by its nature (syncs,
-//! metadata commits) runs on the [`Node`]'s threads, and goes on from there in the same way. One timer thread wakes
+//! the write that comes out, on the same thread, up to the front end's completion. What waits for the disk (syncs,
+//! metadata commits, reads of what the page cache does not hold) runs on the [`Node`]'s threads, and goes on from there in the same way. One timer thread wakes
 //! machines that asked for it; it never touches a disk.
 //!
 //! A step runs under a machine's lock; its actions are executed after unlocking, except those whose order counts: what is
 //! sent to the local replica reaches it in the order of sending, and timers are set in the order of asking.
 
 mod clock;
+mod config;
 mod counters;
 mod drive;
 mod executor;
@@ -33,9 +34,10 @@ use crate::disk::{self, DiskError};
 use crate::ids::{BootId, ReplicaId, VolumeId};
 use crate::machine::primary::EndReason;
 
+pub use config::{OnEnded, VolumeConfig};
 pub use counters::Served;
 pub use status::{ReplicaStatus, VolumeState, VolumeStatus};
-pub use volume::{OnEnded, Volume, VolumeConfig};
+pub use volume::Volume;
 
 use executor::Executor;
 use timer::Timers;

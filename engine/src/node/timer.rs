@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::clock;
+use super::executor::STACK;
 use crate::machine::Time;
 
 /// The longest sleep: after a suspend, or a jump between the clocks, the thread is late by no more than this.
@@ -53,6 +54,7 @@ impl Timers {
         let ours = shared.clone();
         thread::Builder::new()
             .name("bulkhead-timer".into())
+            .stack_size(STACK)
             .spawn(move || run(&ours))?;
         Ok(Self { shared })
     }

@@ -1,95 +1,36 @@
 //! A volume attached on this node: opened, served as a block device, closed.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use uuid::Uuid;
 
+use super::config::{OnEnded, VolumeConfig};
 use super::counters::{Counters, Kind};
-use super::drive::{Core, Pending, Waiting};
+use super::drive::{Core, Pending, Turnstile, Waiting};
 use super::executor::Lane;
 use super::local::{LocalReplica, describe};
 use super::permits::Permits;
 use super::status::{ReplicaStatus, VolumeState, VolumeStatus};
 use super::timer::Alarm;
 use super::{CloseError, Node, OpenError, clock};
-use crate::disk::{self, Caching, ReplicaFiles};
+use crate::disk::{self, ReplicaFiles};
 use crate::format::ReplicaIdentity;
 use crate::geometry::{ByteRange, Geometry};
-use crate::ids::{Epoch, Incarnation, NodeId, VolumeId};
-use crate::io::{BlockDevice, BlockOp, Completion, IoError};
+use crate::ids::{Epoch, Incarnation, VolumeId};
+use crate::io::{BlockDevice, BlockOp, Completion, Data, IoError};
 use crate::machine::primary::{EndReason, Event, Op, PrimaryConfig, Revision};
 use crate::machine::record::ChangeId;
 use crate::machine::replica::ReplicaConfig;
-use crate::machine::{FaultSet, MemberState, Primary, Record, RecordReplica};
+use crate::machine::{MemberState, Primary, Record, RecordReplica};
 
-/// Threads that one volume keeps busy with syncs and checkpoints at most.
-const LANE: usize = 4;
+/// Threads that one volume keeps busy with syncs of its two files at most: the machine has one of each under way.
+const SYNCS: usize = 2;
+/// Threads that one volume keeps busy at most with requests that wait for the disk: how deep the disk's queue gets.
+const WAITING: usize = 16;
 /// How much longer than the machine's own deadlines the shell waits before it takes the machine for stuck.
 const GRACE: Duration = Duration::from_secs(5);
-
-/// Called once when a volume ends other than by [`Volume::close`], so that it can be unmounted. Must not block.
-pub type OnEnded = Box<dyn Fn(VolumeId, EndReason) + Send + Sync>;
-
-/// How a volume is opened on this node.
-pub struct VolumeConfig {
-    /// Whose replica it is.
-    pub identity: ReplicaIdentity,
-    /// Where the replica lies.
-    pub dir: PathBuf,
-    /// This node.
-    pub node: NodeId,
-    /// The epoch of the record in which this node is primary.
-    pub epoch: Epoch,
-    /// Whether another node may hold a read lease of this replica still: the primary before was not this node, and did
-    /// not release the volume.
-    pub foreign_lease: bool,
-    /// Whether the data goes through the page cache.
-    pub caching: Caching,
-    /// Most requests in flight.
-    pub max_operations: usize,
-    /// Most bytes in flight.
-    pub max_bytes: usize,
-    /// A request that is not done after this long fails, and the volume with it.
-    pub io_timeout: Duration,
-    /// Time between checkpoints while there are writes.
-    pub checkpoint_interval: Duration,
-    /// A region that was not written for this long has its intent bit cleared by the next checkpoint.
-    pub region_idle: Duration,
-    /// How many regions may stay set.
-    pub max_set_regions: usize,
-    /// How often the volume's tick is raised while there are writes.
-    pub tick_interval: Duration,
-    /// Deliberate faults, for tests.
-    pub faults: FaultSet,
-    /// Told when the volume ends by itself.
-    pub on_ended: Option<OnEnded>,
-}
-
-impl VolumeConfig {
-    /// The defaults of a product.
-    pub fn new(identity: ReplicaIdentity, dir: PathBuf, node: NodeId, epoch: Epoch) -> Self {
-        Self {
-            identity,
-            dir,
-            node,
-            epoch,
-            foreign_lease: true,
-            caching: Caching::default(),
-            max_operations: 256,
-            max_bytes: 64 << 20,
-            io_timeout: Duration::from_secs(60),
-            checkpoint_interval: Duration::from_secs(5),
-            region_idle: Duration::from_secs(10),
-            max_set_regions: 1024,
-            tick_interval: Duration::from_secs(1),
-            faults: FaultSet::NONE,
-            on_ended: None,
-        }
-    }
-}
 
 /// Where the volume is in its life, as the shell has seen it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +38,12 @@ enum Life {
     Opening,
     Serving,
     Ended(EndReason),
+}
+
+/// The volume's shares of the node's threads. Syncs have their own: they are what everyone waits for.
+pub(super) struct Lanes {
+    pub(super) syncs: Lane,
+    pub(super) data: Lane,
 }
 
 /// An attached volume.
@@ -113,7 +60,8 @@ pub struct Volume {
     counters: Counters,
     pub(super) core: Mutex<Core>,
     pub(super) local: LocalReplica,
-    pub(super) lane: Lane,
+    pub(super) lanes: Lanes,
+    pub(super) turnstile: Turnstile,
     pub(super) node: Arc<Node>,
     pub(super) timer_owner: u64,
     pub(super) myself: Weak<Volume>,
@@ -212,8 +160,12 @@ impl Volume {
             counters: Counters::default(),
             core: Mutex::new(Core::new(primary)),
             local,
-            lane: node.executor.lane(LANE),
+            lanes: Lanes {
+                syncs: node.executor.lane(SYNCS),
+                data: node.executor.lane(WAITING),
+            },
             node: node.clone(),
+            turnstile: Turnstile::default(),
             timer_owner: node.timers.new_owner(),
             myself: myself.clone(),
         });
@@ -254,15 +206,15 @@ impl Volume {
         }
     }
 
-    /// Makes every write that was acknowledged durable.
+    /// Makes every write that was acknowledged durable. Returns in bounded time, also if the disk hangs.
     pub fn flush(&self) -> Result<(), IoError> {
+        let permit = self.permits.acquire(0, self.io_timeout).ok_or(IoError::Io)?;
         let (sender, done) = crossbeam_channel::bounded(1);
-        self.submit(
-            BlockOp::Flush,
-            Box::new(move |result| {
-                let _ = sender.send(result.map(drop));
-            }),
-        );
+        let tell = move |result: Result<Option<Data>, IoError>| {
+            let _ = sender.send(result.map(drop));
+        };
+        let pending = Pending::new(Kind::Flush, permit, Box::new(tell));
+        self.enter_without_waiting(Op::Flush, pending);
         // The machine's own deadline comes first.
         done.recv_timeout(self.io_timeout + GRACE)
             .unwrap_or(Err(IoError::Io))

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use bulkhead_engine::node::{Node, Volume};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::oracle::{History, value_in};
+use crate::oracle::{History, Write, value_in};
 use crate::support::cut::{CutFile, Replay, SECTOR};
 use crate::support::recording::{Event, Which};
 use crate::workload::{Recording, Start, USED_SECTORS, config, geometry, identity, submit, used_sectors};
@@ -266,65 +265,114 @@ impl Checker<'_> {
     }
 
     fn content(&mut self, at: usize, image: &MetaImage, content: &[(u64, Vec<u8>)]) {
-        let geometry = geometry();
-        let durable = image.superblock.durable;
         let flushed_up_to = self.recording.asked.flushed_up_to(at);
-        let outcome = &mut self.outcome;
         for history in &self.histories {
-            let sector = history.sector;
-            let found = bytes_of(content, sector);
-            let submitted = history.writes.partition_point(|write| write.submitted < at);
-            let writes = &history.writes[..submitted];
-            // The last write that a flush covers; the value from before the run is allowed without one.
-            let lowest = writes.iter().rposition(|write| write.acked < flushed_up_to);
-            outcome.must_have_survived += usize::from(lowest.is_some());
-            let is = format_args!("cut at {at}, sector {sector}");
-
-            let allowed = lowest.map_or(0, |lowest| lowest + 1)..=submitted;
-            let places = places_of(value_in(sector, found), history, allowed.clone());
-            let Some((oldest, newest)) = places else {
-                let value = value_in(sector, found);
-                let how = format!("{is}: value {value:?}, not one of {allowed:?} of {history:?}");
-                outcome.violated(Rule::FlushedSurvives, how);
-                continue;
+            let found = Found {
+                at,
+                history,
+                submitted: history.writes.partition_point(|write| write.submitted < at),
+                value: value_in(history.sector, bytes_of(content, history.sector)),
             };
-            let last_acked = writes
-                .iter()
-                .rposition(|write| write.acked < at)
-                .map_or(0, |acked| acked + 1);
-            outcome.lost_unflushed += usize::from(newest < last_acked);
-
-            let covered = writes
-                .iter()
-                .rposition(|write| write.acked < at && write.tick_after <= durable);
-            outcome.covered_by_durable += usize::from(covered.is_some());
-            if let Some(covered) = covered.filter(|&covered| newest < covered + 1) {
-                let how = format!(
-                    "{is}: durable {durable} covers {:?}, found write {newest}",
-                    writes[covered]
-                );
-                outcome.violated(Rule::DurableIsOnDisk, how);
-            }
-
-            let is_newer = oldest > 0 && writes[oldest - 1].tick_before > durable;
-            if is_newer {
-                let offset = sector * SECTOR as u64;
-                let range = ByteRange::new(offset, SECTOR as u64);
-                let chunk = Chunk(geometry.chunks_of(range).start);
-                let set = image.intent.is_set(geometry.region_of_chunk(chunk));
-                let stamped = image.stamps.get(chunk) > durable;
-                outcome.known_by_intent += usize::from(set);
-                outcome.known_by_stamp += usize::from(stamped);
-                if !set && !stamped {
-                    let how = format!(
-                        "{is}: {:?} is newer than {durable}, and unknown",
-                        writes[oldest - 1]
-                    );
-                    outcome.violated(Rule::UnsettledIsKnown, how);
-                }
-            }
+            found.survives(flushed_up_to, &mut self.outcome);
+            found.is_on_disk(image, &mut self.outcome);
+            found.is_known(flushed_up_to, image, &mut self.outcome);
         }
     }
+}
+
+/// What a sector was found to hold after a cut.
+struct Found<'a> {
+    at: usize,
+    history: &'a History,
+    /// Writes that were submitted before the cut: the ones that count.
+    submitted: usize,
+    value: Option<u64>,
+}
+
+impl Found<'_> {
+    fn writes(&self) -> &[Write] {
+        &self.history.writes[..self.submitted]
+    }
+
+    /// After how many writes the sector may have had this value, the least and the most, if at least `from` are to have
+    /// taken effect. They differ for zeroes only.
+    fn places(&self, from: usize) -> Option<(usize, usize)> {
+        let value = self.value?;
+        let holds = |place: &usize| value == self.history.value_after(*place);
+        let oldest = (from..=self.submitted).find(holds)?;
+        let newest = (from..=self.submitted).rev().find(holds)?;
+        Some((oldest, newest))
+    }
+
+    /// So many writes a flush has made durable.
+    fn flushed(&self, flushed_up_to: usize) -> usize {
+        count_up_to_last(self.writes(), |write| write.acked < flushed_up_to)
+    }
+
+    fn survives(&self, flushed_up_to: usize, outcome: &mut Outcome) {
+        let flushed = self.flushed(flushed_up_to);
+        outcome.must_have_survived += usize::from(flushed > 0);
+        let acked = count_up_to_last(self.writes(), |write| write.acked < self.at);
+        match self.places(flushed) {
+            Some((_, newest)) => outcome.lost_unflushed += usize::from(newest < acked),
+            None => outcome.violated(
+                Rule::FlushedSurvives,
+                format!("{self}: {flushed} writes were flushed of {:?}", self.history),
+            ),
+        }
+    }
+
+    fn is_on_disk(&self, image: &MetaImage, outcome: &mut Outcome) {
+        let durable = image.superblock.durable;
+        let is_covered = |write: &Write| write.acked < self.at && write.tick_after <= durable;
+        let covered = count_up_to_last(self.writes(), is_covered);
+        outcome.covered_by_durable += usize::from(covered > 0);
+        if self.places(covered).is_none() {
+            let how = format!(
+                "{self}: durable tick {durable} covers {covered} writes of {:?}",
+                self.history
+            );
+            outcome.violated(Rule::DurableIsOnDisk, how);
+        }
+    }
+
+    fn is_known(&self, flushed_up_to: usize, image: &MetaImage, outcome: &mut Outcome) {
+        let durable = image.superblock.durable;
+        let oldest = self
+            .places(self.flushed(flushed_up_to))
+            .map_or(0, |(oldest, _)| oldest);
+        let Some(write) = oldest
+            .checked_sub(1)
+            .map(|last| self.history.writes[last])
+            .filter(|write| write.tick_before > durable)
+        else {
+            return;
+        };
+        let range = ByteRange::new(self.history.sector * SECTOR as u64, SECTOR as u64);
+        let chunk = Chunk(geometry().chunks_of(range).start);
+        let set = image.intent.is_set(geometry().region_of_chunk(chunk));
+        let stamped = image.stamps.get(chunk) > durable;
+        outcome.known_by_intent += usize::from(set);
+        outcome.known_by_stamp += usize::from(stamped);
+        if !set && !stamped {
+            let how = format!("{self}: {write:?} is newer than the durable tick {durable}, and unknown");
+            outcome.violated(Rule::UnsettledIsKnown, how);
+        }
+    }
+}
+
+impl fmt::Display for Found<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            at, value, history, ..
+        } = self;
+        write!(f, "cut at {at}, sector {} holds {value:?}", history.sector)
+    }
+}
+
+/// How many writes there are up to the last one of a kind.
+fn count_up_to_last(writes: &[Write], is_of_kind: impl Fn(&Write) -> bool) -> usize {
+    writes.iter().rposition(is_of_kind).map_or(0, |last| last + 1)
 }
 
 /// Chunks that the metadata calls suspect or later than the durable tick.
@@ -350,17 +398,4 @@ fn bytes_of(content: &[(u64, Vec<u8>)], sector: u64) -> &[u8] {
     let (first, bytes) = &content[region];
     let start = (sector - first) as usize * SECTOR;
     &bytes[start..start + SECTOR]
-}
-
-/// After how many writes a sector may have had this value, the least and the most. They differ for zeroes only.
-fn places_of(
-    value: Option<u64>,
-    history: &History,
-    allowed: RangeInclusive<usize>,
-) -> Option<(usize, usize)> {
-    let value = value?;
-    let holds = |place: &usize| value == history.value_after(*place);
-    let oldest = allowed.clone().find(holds)?;
-    let newest = allowed.rev().find(holds)?;
-    Some((oldest, newest))
 }

@@ -326,3 +326,7 @@ fn put(out: &mut [u8], at: usize, value: u64) {
 fn put32(out: &mut [u8], at: usize, value: u32) {
     out[at..at + 4].copy_from_slice(&value.to_ne_bytes());
 }
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;

@@ -84,8 +84,8 @@ impl FuseTransport {
         )
     }
 
-    /// Goes on with a connection that another process served until it ended: what that one had read and not
-    /// answered comes again. The mount stays as it is.
+    /// Serves a connection that another process has opened and mounted on `dir`, and may have served until it
+    /// ended: what that one had read and not answered comes again. The mount stays as it is.
     pub fn adopt(
         dir: &Path,
         file_name: String,
@@ -94,9 +94,9 @@ impl FuseTransport {
         options: FuseOptions,
     ) -> Result<Self, HostError> {
         let connection = Connection::existing(dir)?;
-        let known = OnceLock::from(handover.negotiated);
+        let known = handover.negotiated.map_or_else(OnceLock::new, OnceLock::from);
         let transport = Self::serve(connection, handover.descriptor, file_name, device, options, known)?;
-        if handover.negotiated.resends() {
+        if handover.negotiated.is_some_and(|negotiated| negotiated.resends()) {
             notify_resend(&transport.server.connection).doing(|| {
                 format!(
                     "asking the kernel to send again what {} left unanswered",
@@ -171,11 +171,11 @@ impl Transport for FuseTransport {
     }
 
     fn handover(&self) -> Result<Handover, HostError> {
-        let negotiated = self.server.negotiated.get().copied();
-        let dir = || format!("handing over the connection of {}", self.file.display());
+        let what = || format!("handing over the connection of {}", self.file.display());
+        let descriptor = self.server.connection.as_fd().try_clone_to_owned().doing(what)?;
         Ok(Handover {
-            negotiated: negotiated.ok_or(io::ErrorKind::NotConnected).doing(dir)?,
-            descriptor: self.server.connection.as_fd().try_clone_to_owned().doing(dir)?,
+            negotiated: self.server.negotiated.get().copied(),
+            descriptor,
         })
     }
 
@@ -252,6 +252,11 @@ fn work(server: &Arc<Server>, seat: &Seat) {
             server.buffers.trim();
         }
         match receive(&server.connection, &mut scratch) {
+            // Never from /dev/fuse; from a socket in its place, that the other end is closed.
+            Ok(0) => {
+                server.buffers.give_back(scratch);
+                return;
+            }
             Ok(len) => {
                 failures = 0;
                 held = server.serve(scratch, len);

@@ -159,8 +159,15 @@ pub enum Event<P> {
         /// What became of it.
         outcome: SwapOutcome,
     },
-    /// The record as it was read on [`Action::ReadRecord`], or as a watch has shown it.
+    /// The record as it was read on [`Action::ReadRecord`]: not before that was asked for.
     Record {
+        /// The record.
+        record: Record,
+        /// Its revision.
+        revision: Revision,
+    },
+    /// The record as a watch has shown it, which may be old.
+    Watched {
         /// The record.
         record: Record,
         /// Its revision.

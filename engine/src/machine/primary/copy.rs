@@ -154,6 +154,10 @@ impl<P: Payload> Primary<P> {
         at.waiting &= !bit(from);
         let (part_of, waiting) = (at.part_of, at.waiting);
         if !matches!(reply, Reply::Done) {
+            at.targets &= !bit(from);
+            if waiting == 0 {
+                self.end_copy(job, out);
+            }
             self.target_unwritable(from, part_of, out);
             return;
         }

@@ -4,7 +4,7 @@ use super::api::{Action, EndReason};
 use super::peer::{Condemned, Link, PeerId, Purpose, Sent, bit};
 use super::{Phase, Primary};
 use crate::format::ReplicaIdentity;
-use crate::ids::ReplicaId;
+use crate::ids::{Epoch, ReplicaId};
 use crate::machine::faults::Fault;
 use crate::machine::payload::Payload;
 use crate::machine::protocol::{Open, Opened, Refusal, Reply, Request, RequestId, Role, SessionId};
@@ -33,7 +33,7 @@ impl<P: Payload> Primary<P> {
             return;
         }
         self.attempts += 1;
-        let serving = self.phase == Phase::Serving || self.peers[peer].rebuild().is_some();
+        let serving = self.phase != Phase::Opening || self.peers[peer].rebuild().is_some();
         let (now, id) = (self.now, self.next_id());
         let at = &mut self.peers[peer];
         at.link = Link::Opening { session, since: now };
@@ -118,10 +118,10 @@ impl<P: Payload> Primary<P> {
             return;
         };
         match self.peers[peer].link {
-            Link::Opening { session: at, .. } if at == session => {
-                if self.peers[peer].open_request.is_some_and(|(open, _)| open == id) {
-                    self.open_answered(peer, session, reply, out);
-                }
+            Link::Opening { session: at, .. }
+                if at == session && self.peers[peer].open_request.is_some_and(|(open, _)| open == id) =>
+            {
+                self.open_answered(peer, session, reply, out);
             }
             Link::Up { session: at } if at == session => {
                 if let Some(sent) = self.peers[peer].outstanding.remove(&id) {
@@ -148,7 +148,7 @@ impl<P: Payload> Primary<P> {
     fn opened(&mut self, peer: PeerId, session: SessionId, opened: Opened, out: &mut Vec<Action<P>>) {
         let known = self.peers[peer].incarnation;
         let fresh = known != Some(opened.incarnation);
-        let goes_on = self.phase == Phase::Serving || self.peers[peer].rebuild().is_some();
+        let goes_on = self.phase != Phase::Opening || self.peers[peer].rebuild().is_some();
         if fresh && known.is_some() && goes_on && !self.config.faults.has(Fault::UnknownIncarnation) {
             self.restarted(peer, out);
             return;
@@ -188,7 +188,7 @@ impl<P: Payload> Primary<P> {
     /// The replica was restarted since it was opened: it may have lost what it had not made durable.
     fn restarted(&mut self, peer: PeerId, out: &mut Vec<Action<P>>) {
         if self.peers[peer].is_member() {
-            if self.phase == Phase::Serving || self.phase == Phase::Releasing {
+            if self.phase != Phase::Opening {
                 self.condemn_finally(peer, None, out);
             } else {
                 self.abort_convergence();
@@ -215,16 +215,25 @@ impl<P: Payload> Primary<P> {
         }
     }
 
-    /// A replica has accepted a newer epoch than this primary's.
-    fn refused(&mut self, epoch: crate::ids::Epoch, out: &mut Vec<Action<P>>) {
-        let reason = if self.phase == Phase::Opening && self.epoch == self.term {
-            // Just attached: the record said that there was no newer epoch.
-            EndReason::StoreIsOlder {
-                replica: epoch,
-                record: self.epoch,
-            }
-        } else {
-            EndReason::Superseded(epoch)
+    /// A replica has accepted a newer epoch than this primary's: it has been replaced. One that was just attached looks
+    /// into the record first: if that does not know of the epoch either, the store is the one that is wrong.
+    fn refused(&mut self, epoch: Epoch, out: &mut Vec<Action<P>>) {
+        if self.phase != Phase::Opening {
+            self.end(EndReason::Superseded(epoch), out);
+        } else if self.doubt.is_none() {
+            self.doubt = Some((epoch, self.now));
+            out.push(Action::ReadRecord);
+        }
+    }
+
+    /// The record, or that it cannot be read, settles why a replica has refused this primary.
+    pub(super) fn resolve_doubt(&mut self, record: Option<Epoch>, out: &mut Vec<Action<P>>) {
+        let Some((replica, _)) = self.doubt else {
+            return;
+        };
+        let reason = match record {
+            Some(record) if record < replica => EndReason::StoreIsOlder { replica, record },
+            _ => EndReason::Superseded(replica),
         };
         self.end(reason, out);
     }
@@ -264,7 +273,10 @@ impl<P: Payload> Primary<P> {
         }
         match sent.purpose {
             Purpose::Op { place, count } => self.op_answered(peer, (place, count), reply, out),
-            Purpose::Ping => self.peers[peer].ping_out = false,
+            Purpose::Ping => {
+                self.peers[peer].ping_out = false;
+                self.stirred |= self.phase == Phase::Opening;
+            }
             Purpose::Nothing => {}
             Purpose::Raise(epoch) => {
                 if let Some(raising) = &mut self.raising

@@ -22,9 +22,18 @@ pub(super) struct Raising {
 }
 
 impl<P: Payload> Primary<P> {
+    /// Members, and the replica whose joining is under way: it may be a member already.
+    pub(super) fn counted(&self) -> Peers {
+        match self.lane.pending_change() {
+            Some(Change::Join(peer)) => self.members | bit(peer),
+            _ => self.members,
+        }
+    }
+
+    /// Those of them that have to go.
     pub(super) fn condemned_members(&self) -> Peers {
         let condemned = |peer: &PeerId| self.peers[*peer].condemned.is_some();
-        each(self.members)
+        each(self.counted())
             .filter(condemned)
             .fold(0, |all, peer| all | bit(peer))
     }

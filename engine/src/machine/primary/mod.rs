@@ -113,6 +113,8 @@ pub struct Primary<P> {
     copies: BTreeMap<u64, CopyJob>,
     copy_count: u64,
     rounds: u64,
+    /// A replica has refused this primary for an epoch that it does not know: which, and since when.
+    doubt: Option<(Epoch, Time)>,
     /// Since when there is no member to be counted on.
     alone_since: Option<Time>,
     releasing: Peers,
@@ -164,6 +166,7 @@ impl<P: Payload> Primary<P> {
             copies: BTreeMap::new(),
             copy_count: 0,
             rounds: 0,
+            doubt: None,
             alone_since: None,
             releasing: 0,
             release_since: None,
@@ -240,10 +243,16 @@ impl<P: Payload> Primary<P> {
                 self.stirred = true;
             }
             Event::Record { record, revision } => {
+                let epoch = record.epoch;
+                self.record_seen(record, revision, out);
+                self.resolve_doubt(Some(epoch), out);
+                self.stirred = true;
+            }
+            Event::Watched { record, revision } => {
                 self.record_seen(record, revision, out);
                 self.stirred = true;
             }
-            Event::RecordUnreachable => {}
+            Event::RecordUnreachable => self.resolve_doubt(None, out),
             Event::Release => self.release(out),
             Event::Timer => {
                 self.timer = self.timer.filter(|&timer| timer > self.now);
@@ -422,12 +431,18 @@ impl<P: Payload> Primary<P> {
             }
         }
         let all_sound = each(self.members).all(|peer| self.peers[peer].is_sound_member());
-        if !all_sound || self.raising.is_some() || self.lane.pending.is_some() {
+        if !all_sound || self.doubt.is_some() || self.raising.is_some() || self.lane.pending.is_some() {
             return;
         }
         if self.converged {
-            if self.now >= self.serve_after || self.config.faults.has(Fault::WaitIgnored) {
+            if self.now < self.serve_after && !self.config.faults.has(Fault::WaitIgnored) {
+                return;
+            }
+            // A process that was frozen meanwhile may have been replaced: the same check as for a read.
+            if self.leases_hold() || self.config.faults.has(Fault::LeaseIgnored) {
                 self.serve(out);
+            } else {
+                self.ask_for_leases(out);
             }
         } else if self.converge.is_none() && self.copies.is_empty() {
             self.begin_convergence(out);

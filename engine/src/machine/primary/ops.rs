@@ -29,8 +29,8 @@ pub(super) struct Pending<P> {
     pub(super) needs: Peers,
     /// Who answered that there is no space.
     no_space: Peers,
-    /// Whether somebody has answered that it is done.
-    done_by_one: bool,
+    /// Who answered that it is done.
+    done: Peers,
     /// What was read, while it waits for the lease.
     data: Option<P>,
 }
@@ -64,7 +64,7 @@ impl<P: Payload> Primary<P> {
             started: None,
             needs: 0,
             no_space: 0,
-            done_by_one: false,
+            done: 0,
             data: None,
         });
         self.op_order.push_back((place, count));
@@ -161,7 +161,7 @@ impl<P: Payload> Primary<P> {
         match reply {
             Reply::Done => {
                 pending.needs &= !bit(from);
-                pending.done_by_one = true;
+                pending.done |= bit(from);
                 if self.config.faults.has(Fault::AckByFirst) {
                     pending.needs = 0;
                 }
@@ -192,7 +192,7 @@ impl<P: Payload> Primary<P> {
 
     /// Somebody has answered, or does not have to any more.
     pub(super) fn op_advanced(&mut self, place: u32, out: &mut Vec<Action<P>>) {
-        let (members, condemned) = (self.members, self.condemned_members());
+        let (counted, condemned) = (self.counted(), self.condemned_members());
         let Some(pending) = self.ops.get_mut(place) else {
             return;
         };
@@ -216,27 +216,31 @@ impl<P: Payload> Primary<P> {
         if pending.needs != 0 {
             return;
         }
-        let result = if pending.no_space & members != 0 {
-            Err(IoError::NoSpace)
-        } else {
-            Ok(None)
-        };
-        self.complete(place, result, out);
+        if pending.no_space & counted == 0 {
+            self.complete(place, Ok(None), out);
+            return;
+        }
+        // Replicas under rebuild may have done what the member could not: they have to start again.
+        let others = pending.done & !counted;
+        self.complete(place, Err(IoError::NoSpace), out);
+        for peer in each(others) {
+            self.drop_rebuild(peer, out);
+        }
     }
 
     /// Replicas whose disk is full leave (failure 20), so that the others agree; the last one may stay and say so. Says
     /// whether somebody has to leave first.
     fn leave_for_space(&mut self, place: u32, full: Peers, out: &mut Vec<Action<P>>) -> bool {
-        let done_by_one = self.ops.get(place).is_some_and(|pending| pending.done_by_one);
-        let mut leaving = full & self.members;
-        if !done_by_one {
+        let counted = self.counted();
+        let mut leaving = full & counted;
+        if self.ops.get(place).is_none_or(|pending| pending.done & counted == 0) {
             let stays = each(leaving).max_by_key(|&peer| self.peers[peer].local);
             leaving &= !stays.map_or(0, bit);
         }
         if let Some(pending) = self.ops.get_mut(place) {
             pending.needs |= leaving;
         }
-        for peer in each(full & !self.members) {
+        for peer in each(full & !counted) {
             self.drop_rebuild(peer, out);
         }
         for peer in each(leaving) {

@@ -197,8 +197,8 @@ impl<P: Payload> Replica<P> {
         out: &mut Vec<Action<P>>,
     ) {
         if epoch < self.superblock.epoch {
-            let refusal = Refusal::Epoch(self.superblock.epoch);
-            self.respond(session, id, Reply::Refused(refusal), out);
+            // Of the same primary, overtaken by its own next one.
+            self.respond(session, id, Reply::Done, out);
             return;
         }
         if let Some(current) = &mut self.session {
