@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use bulkhead_cluster::schema::{ChangeId, VolumeRecord, VolumeState};
 use bulkhead_cluster::volumes::{Attach, Volume as Stored, VolumeError};
+use bulkhead_engine::disk::DiskError;
 use bulkhead_engine::format::ReplicaIdentity;
 use bulkhead_engine::host::{AttachOptions, Attachment, DetachReport, FsKind, MountOptions};
 use bulkhead_engine::ids::VolumeId;
 use bulkhead_engine::io::BlockDevice;
-use bulkhead_engine::node::{Volume, VolumeConfig};
+use bulkhead_engine::node::{OpenError, Volume, VolumeConfig};
 use parking_lot::Mutex;
 
-use super::context::{Daemon, blocking, volume_failed};
+use super::context::{Daemon, blocking, once_unlocked, volume_failed};
 use super::spec::kind;
 use crate::service::ServiceError;
 
@@ -198,21 +199,30 @@ impl Daemon {
     pub(super) fn open_device(
         &self,
         record: &VolumeRecord,
-        replica: Here,
+        replica: &Here,
     ) -> Result<(Arc<Volume>, Attachment), ServiceError> {
         let (name, id) = (record.name.clone(), record.id);
         let failed = |error: &dyn std::fmt::Display| {
             ServiceError::Failed(format!("volume {name:?} cannot be attached: {error}"))
         };
-        let ended = self.ended.clone();
-        let told = record.name.clone();
-        let mut config = VolumeConfig::new(replica.identity, replica.dir, self.node, record.epoch);
-        config.foreign_lease = replica.foreign_lease;
-        config.on_ended = Some(Box::new(move |_, reason| {
-            // Nobody listens only while the daemon ends.
-            let _ = ended.send((told.clone(), id, reason.to_string()));
-        }));
-        let volume = Volume::open(&self.engine, config).map_err(|error| failed(&error))?;
+        let open = || {
+            let (ended, told) = (self.ended.clone(), record.name.clone());
+            let mut config =
+                VolumeConfig::new(replica.identity, replica.dir.clone(), self.node, record.epoch);
+            config.foreign_lease = replica.foreign_lease;
+            config.on_ended = Some(Box::new(move |_, reason| {
+                // Nobody listens only while the daemon ends.
+                let _ = ended.send((told.clone(), id, reason.to_string()));
+            }));
+            Volume::open(&self.engine, config)
+        };
+        let is_locked = |error: &OpenError| {
+            let OpenError::Disk { source, .. } = error else {
+                return false;
+            };
+            matches!(source, DiskError::InUse(_))
+        };
+        let volume = once_unlocked(open, is_locked).map_err(|error| failed(&error))?;
         let device: Arc<dyn BlockDevice> = volume.clone();
         match Attachment::attach(&self.dirs, id, device, AttachOptions::default()) {
             Ok(attachment) => Ok((volume, attachment)),
@@ -232,7 +242,7 @@ impl Daemon {
         let fs = kind(record.spec.fs);
         let options = MountOptions::parse(fs, &record.spec.mount_options)
             .map_err(|error| ServiceError::Invalid(error.to_string()))?;
-        let (volume, device) = self.open_device(record, replica)?;
+        let (volume, device) = self.open_device(record, &replica)?;
         let attached = Attached {
             id: record.id,
             name: record.name.clone(),

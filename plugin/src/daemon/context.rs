@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use bulkhead_cluster::schema::ReplicaState;
@@ -25,6 +25,9 @@ use super::{membership, reconcile};
 use crate::config::Config;
 use crate::locks::{NameGuard, NameLocks};
 use crate::service::ServiceError;
+
+/// How long a lock that a child process holds by accident is waited for.
+const LOCKED: Duration = Duration::from_secs(2);
 
 /// The daemon behind its faces.
 pub(super) struct Daemon {
@@ -64,10 +67,7 @@ impl Daemon {
         membership::register(&*store, node, &node_name).await?;
 
         step("taking away what an earlier run left mounted");
-        let dirs = HostDirs {
-            run: config.run_dir.clone(),
-            mounts: config.mounts_dir.clone(),
-        };
+        let dirs = host_dirs(&config);
         clean(dirs.clone()).await?;
 
         step("attaching the pools");
@@ -162,6 +162,14 @@ impl Daemon {
     }
 }
 
+/// The host's directories.
+pub(super) fn host_dirs(config: &Config) -> HostDirs {
+    HostDirs {
+        run: config.run_dir.clone(),
+        mounts: config.mounts_dir.clone(),
+    }
+}
+
 async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     let options = store::Options {
         prefix: format!("bulkhead/{}/", config.cluster),
@@ -194,6 +202,23 @@ pub(super) async fn blocking<T: Send + 'static>(
             "it broke off; the daemon's log says why".to_owned(),
         ))
     })
+}
+
+/// Tries again for a while if a replica is locked: a child process that has just been forked (mkfs) has all of its
+/// parent's locks until it executes its program.
+pub(super) fn once_unlocked<T, E>(
+    mut work: impl FnMut() -> Result<T, E>,
+    is_locked: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let end = Instant::now() + LOCKED;
+    loop {
+        match work() {
+            Err(error) if is_locked(&error) && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(10))
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// What a failure of the store means to the caller.

@@ -144,7 +144,7 @@ impl Daemon {
     }
 
     fn make_file_system(&self, record: &VolumeRecord, replica: Here) -> Result<(), ServiceError> {
-        let (volume, device) = self.open_device(record, replica)?;
+        let (volume, device) = self.open_device(record, &replica)?;
         let made = device.mkfs(&spec::mkfs(&record.spec)).map_err(|error| {
             ServiceError::Failed(format!("volume {:?} gets no file system: {error}", record.name))
         });

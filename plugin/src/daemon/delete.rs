@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bulkhead_cluster::schema::{VolumeRecord, VolumeState};
-use bulkhead_engine::disk;
+use bulkhead_engine::disk::{self, DiskError};
 
-use super::context::{Daemon, blocking, volume_failed};
+use super::context::{Daemon, blocking, once_unlocked, volume_failed};
 use crate::service::ServiceError;
 
 impl Daemon {
@@ -23,6 +23,10 @@ impl Daemon {
             }));
         }
         let volume = self.find(name).await?;
+        for replica in volume.replicas_on(self.node) {
+            // Before anything is changed: without its pool a replica cannot go.
+            self.pools.check(replica.pool).await?;
+        }
         if volume
             .primary
             .as_ref()
@@ -59,7 +63,11 @@ impl Daemon {
             };
             let (dir, name) = (pool.join(volume.id.to_string()), volume.name.clone());
             blocking(move || {
-                disk::delete(&dir).map_err(|error| {
+                once_unlocked(
+                    || disk::delete(&dir),
+                    |error| matches!(error, DiskError::InUse(_)),
+                )
+                .map_err(|error| {
                     ServiceError::Failed(format!(
                         "the data of volume {name:?} cannot be removed yet: {error}; it is tried again"
                     ))

@@ -103,7 +103,8 @@ async fn run(config: Config, promise: &MemoryPromise) -> anyhow::Result<()> {
         "bulkhead starts"
     );
 
-    let _instance = instance::lock(&config.state_dir)?;
+    let (state_dir, dirs) = (config.state_dir.clone(), context::host_dirs(&config));
+    let _instance = tokio::task::spawn_blocking(move || instance::lock(&state_dir, &dirs)).await??;
     let faces = Faces::open(&config)?;
     let stop = watch::Sender::new(false);
     let servers = faces.serve(&stop);

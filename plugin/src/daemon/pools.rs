@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_cluster::schema::{Extra, IoPriority, Medium, PoolRecord, PoolState as RecordState};
+use bulkhead_engine::disk;
 use bulkhead_engine::ids::{NodeId, PoolId};
 use bulkhead_engine::pool::{
     Medium as EngineMedium, PoolError, PoolInfo, PoolOwner, PoolSpec, PoolState, Pools as EnginePools,
@@ -39,7 +40,14 @@ struct Seen {
 impl Pools {
     /// Attaches all pools. One that is not available does not keep the others from being used.
     pub(super) async fn open(state_dir: PathBuf, owner: PoolOwner) -> anyhow::Result<Self> {
-        let engine = tokio::task::spawn_blocking(move || EnginePools::open(&state_dir, owner)).await??;
+        let engine = tokio::task::spawn_blocking(move || {
+            let engine = EnginePools::open(&state_dir, owner)?;
+            for pool in engine.list() {
+                sweep(&engine, pool.id);
+            }
+            Ok::<_, PoolError>(engine)
+        });
+        let engine = engine.await??;
         let pools = Self {
             engine: Arc::new(engine),
             seen: Arc::default(),
@@ -76,9 +84,14 @@ impl Pools {
             .collect();
         for id in failed {
             let engine = self.engine.clone();
-            let retried = blocking(move || engine.retry(id).map_err(|error| refused(&error))).await;
-            if retried.is_ok_and(|info| info.state == PoolState::Ready) {
-                tracing::info!(pool = %id, "it is available again");
+            let retried = tokio::task::spawn_blocking(move || {
+                if engine.retry(id).is_ok_and(|info| info.state == PoolState::Ready) {
+                    tracing::info!(pool = %id, "it is available again");
+                    sweep(&engine, id);
+                }
+            });
+            if let Err(error) = retried.await {
+                tracing::error!(pool = %id, %error, "to attach it again broke off");
             }
         }
         self.look().await;
@@ -171,6 +184,18 @@ impl Pools {
         for error in errors.unwrap_or_default() {
             tracing::warn!(%error, "a pool stays mounted");
         }
+    }
+}
+
+/// Takes away what a crash left half-made or half-removed in a pool that has just been attached.
+fn sweep(engine: &EnginePools, id: PoolId) {
+    let Ok(dir) = engine.dir(id) else {
+        return;
+    };
+    match disk::sweep(&dir.join(REPLICAS)) {
+        Ok(0) => {}
+        Ok(swept) => tracing::info!(pool = %id, swept, "took away what a crash had left half-done"),
+        Err(error) => tracing::warn!(pool = %id, %error, "what a crash left half-done is still there"),
     }
 }
 

@@ -15,6 +15,9 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(lower.len());
     let (number, unit) = lower.split_at(digits);
+    if number.is_empty() {
+        return Err(format!("that is not a number; {FORMS}"));
+    }
     let shift = shift_of(unit.trim()).ok_or_else(|| format!("{:?} is not a unit; {FORMS}", unit.trim()))?;
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || fraction.contains('.') || (number.contains('.') && fraction.is_empty()) {

@@ -287,12 +287,14 @@ fn a_volume_whose_disk_fails_is_taken_down_and_says_why() {
     let docker = node.docker();
     docker.create("v", json!({"size": "256M"})).ok();
     let mounted = mountpoint(&docker.mount("v", "a").ok());
-    // The disk below the pool ends early: reads and writes beyond that fail with EIO.
-    let pool = fs::File::options()
-        .write(true)
-        .open(node.path("pool.img"))
-        .expect("the pool's file");
-    pool.set_len(1 << 20).expect("cut off");
+    // The pool's file system stops as it does when its disk fails: from here on everything on it is EIO.
+    let pool = pool_mount(&node);
+    let shutdown = Command::new("xfs_io")
+        .args(["-x", "-c", "shutdown"])
+        .arg(&pool)
+        .status()
+        .expect("xfs_io runs");
+    assert!(shutdown.success());
     let start = Instant::now();
     let failed = (0..100).any(|round| {
         fs::File::create(mounted.join(format!("file{round}")))
@@ -352,18 +354,7 @@ fn a_damaged_replica_is_refused_in_words_and_others_are_served() {
 #[test]
 fn one_state_directory_has_one_daemon() {
     let node = Node::new();
-    let mut second = node.command();
-    second.args(["--docker-socket", &node.path("second.sock").display().to_string()]);
-    let output = Command::new(second.get_program())
-        .args(
-            second
-                .get_args()
-                .filter(|arg| *arg != "--docker-socket" && *arg != node.path("docker.sock").as_os_str()),
-        )
-        .args(["--docker-socket"])
-        .arg(node.path("second.sock"))
-        .output()
-        .expect("it ends");
+    let output = node.command_at("second.sock").output().expect("it ends");
     assert_eq!(output.status.code(), Some(1));
     assert!(
         crate::node::text(&output.stderr).contains("another daemon uses the state directory"),
@@ -372,15 +363,18 @@ fn one_state_directory_has_one_daemon() {
     node.docker().activate();
 }
 
-fn replica_dir(node: &Node, id: &str) -> PathBuf {
+/// Where the pool is mounted.
+fn pool_mount(node: &Node) -> PathBuf {
     fs::read_to_string("/proc/self/mountinfo")
         .expect("mounts")
         .lines()
         .filter_map(|line| line.split(' ').nth(4).map(PathBuf::from))
-        .filter(|target| target.starts_with(node.path("")))
-        .map(|target| target.join("replicas").join(id))
-        .find(|dir| dir.is_dir())
-        .expect("the replica is in the pool")
+        .find(|target| target.starts_with(node.path("state")) && target.join("replicas").is_dir())
+        .expect("the pool is mounted")
+}
+
+fn replica_dir(node: &Node, id: &str) -> PathBuf {
+    pool_mount(node).join("replicas").join(id)
 }
 
 /// Stands for a container: a process in a mount namespace of its own that has a file of the volume open.

@@ -70,6 +70,11 @@ impl Node {
     }
 
     pub(crate) fn command(&self) -> Command {
+        self.command_at("docker.sock")
+    }
+
+    /// The daemon's command, with another socket for Docker.
+    pub(crate) fn command_at(&self, docker: &str) -> Command {
         let at = |name: &str| self.path(name).display().to_string();
         let mut command = Command::new(BINARY);
         command
@@ -82,12 +87,7 @@ impl Node {
                 "--docker-api",
                 "",
             ])
-            .args([
-                "--socket",
-                &at("control.sock"),
-                "--docker-socket",
-                &at("docker.sock"),
-            ])
+            .args(["--socket", &at("control.sock"), "--docker-socket", &at(docker)])
             .args([
                 "--state-dir",
                 &at("state"),
@@ -142,10 +142,16 @@ impl Node {
         self.daemon.as_ref().expect("it runs").id()
     }
 
+    /// kill -9. Does not wait for the end: threads that hang in the dead daemon's own volumes hold it up, until the
+    /// next one aborts these.
     pub(crate) fn kill(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             daemon.kill().expect("killed");
-            daemon.wait().expect("gone");
+            let end = Instant::now() + Duration::from_secs(1);
+            while Instant::now() < end && daemon.try_wait().is_ok_and(|ended| ended.is_none()) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            std::thread::spawn(move || daemon.wait());
         }
     }
 
