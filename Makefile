@@ -33,7 +33,8 @@ uninstall: ## removes what make install has put in place; data and configuration
 
 plugin: ## the managed Docker plugin, named PLUGIN
 	@scripts/deps.sh build run
-	@scripts/plugin.sh
+	@scripts/plugin-folder.sh
+	@$(SUDO) env PLUGIN=$(PLUGIN) scripts/plugin.sh
 
 test: ## formatting, lints, documentation and every test; needs root
 	@scripts/test.sh
