@@ -76,17 +76,17 @@ impl World {
         match (asker, answer) {
             (Asker::Primary(term), Answer::Record(record, revision)) => {
                 let record = *record;
-                self.to_primary(node, term, Event::Record { record, revision });
+                self.step_primary(node, term, Event::Record { record, revision });
             }
             (Asker::Primary(term), Answer::Swapped(change, outcome)) => {
                 tell!(
                     self,
                     "node {node}: swap {change:?} of primary {term}: {outcome:?}"
                 );
-                self.to_primary(node, term, Event::Swapped { change, outcome });
+                self.step_primary(node, term, Event::Swapped { change, outcome });
             }
             (Asker::Primary(term), Answer::Unreachable) => {
-                self.to_primary(node, term, Event::RecordUnreachable)
+                self.step_primary(node, term, Event::RecordUnreachable)
             }
             (Asker::Attach, answer) => self.attach_answered(node, answer),
             (Asker::Nobody, _) => {}
@@ -198,7 +198,7 @@ impl World {
         for action in out {
             self.primary_action(node, term, action);
         }
-        self.to_primary(node, term, Event::Timer);
+        self.step_primary(node, term, Event::Timer);
     }
 
     /// A primary has said that it serves.
@@ -217,7 +217,9 @@ impl World {
             .collect();
         let here = |&&member: &&usize| {
             let at = &self.nodes[member];
-            at.powered && !at.failed && at.disk.is_some()
+            let member = self.store.record.is_member(crate::node::replica_id(member));
+            // A primary that is about to learn that it was replaced may count on members that are none.
+            at.powered && !at.failed && at.disk.is_some() && member
         };
         let here: Vec<usize> = members.iter().filter(here).copied().collect();
         let strong = members.iter().any(|&member| self.nodes[member].kept);
@@ -364,7 +366,7 @@ impl World {
         if let Some(host) = self.nodes[node].host.as_mut() {
             host.in_flight += 1;
         }
-        self.to_primary(node, term, Event::Submit { id, op });
+        self.step_primary(node, term, Event::Submit { id, op });
     }
 
     pub(crate) fn completed(

@@ -189,8 +189,7 @@ impl World {
     /// The run of a plan.
     pub fn new(plan: Plan, tracing: bool) -> Self {
         let mut clocks = Rng::new(plan.seed, 2);
-        let geometry =
-            Geometry::new(plan.size, plan.chunk, 4 << 20).unwrap_or_else(|error| panic!("{error}"));
+        let geometry = plan.geometry;
         let nodes = (0..plan.nodes)
             .map(|_| {
                 Node::new(
@@ -360,8 +359,8 @@ impl World {
 
     fn node_event(&mut self, node: usize, event: NodeEv) {
         match event {
-            NodeEv::ReplicaTimer => self.to_replica(node, replica::Event::Timer),
-            NodeEv::PrimaryTimer(term) => self.to_primary(node, term, primary::Event::Timer),
+            NodeEv::ReplicaTimer => self.step_replica(node, replica::Event::Timer),
+            NodeEv::PrimaryTimer(term) => self.step_primary(node, term, primary::Event::Timer),
             NodeEv::Disk(id) => self.disk_done(node, id),
             NodeEv::Connect(term, replica, answered) => self.connected(node, term, replica, answered),
             NodeEv::Store(asker, ask, answer) => {
@@ -372,20 +371,20 @@ impl World {
             NodeEv::Watch(record, revision) => {
                 if let Some(term) = self.nodes[node].host.as_ref().map(|host| host.term) {
                     let record = *record;
-                    self.to_primary(node, term, primary::Event::Watched { record, revision });
+                    self.step_primary(node, term, primary::Event::Watched { record, revision });
                 }
             }
             NodeEv::Op(term) => self.work(node, term),
             NodeEv::Release => {
                 if let Some(term) = self.nodes[node].host.as_ref().map(|host| host.term) {
                     tell!(self, "node {node}: release asked for");
-                    self.to_primary(node, term, primary::Event::Release);
+                    self.step_primary(node, term, primary::Event::Release);
                 }
             }
         }
     }
 
-    pub(crate) fn to_replica(&mut self, node: usize, event: replica::Event<Sectors>) {
+    pub(crate) fn step_replica(&mut self, node: usize, event: replica::Event<Sectors>) {
         let now = self.now;
         let at = &mut self.nodes[node];
         let clock = at.clock(now);
@@ -473,7 +472,7 @@ impl World {
         }
         // A kill between a failed sync and the note of it is beyond what is promised (docs/replication.md).
         let noted = self.nodes[node].failed && result.is_ok() && self.nodes[node].kill_on_error;
-        self.to_replica(node, replica::Event::Disk { id, result });
+        self.step_replica(node, replica::Event::Disk { id, result });
         if noted
             && self.nodes[node]
                 .replica
@@ -485,7 +484,7 @@ impl World {
         }
     }
 
-    pub(crate) fn to_primary(&mut self, node: usize, term: u32, event: primary::Event<Sectors>) {
+    pub(crate) fn step_primary(&mut self, node: usize, term: u32, event: primary::Event<Sectors>) {
         let now = self.now;
         let at = &mut self.nodes[node];
         let clock = at.clock(now);
@@ -582,7 +581,7 @@ impl World {
         }
         if !reached || !serves || !first {
             let session = None;
-            self.to_primary(node, term, primary::Event::Unlinked { replica, session });
+            self.step_primary(node, term, primary::Event::Unlinked { replica, session });
             return;
         }
         let session = SessionId(self.net.conns.len() as u64);
@@ -605,7 +604,7 @@ impl World {
             self,
             "node {node}: primary {term} is linked to the replica on node {other} by {session:?}"
         );
-        self.to_primary(node, term, primary::Event::Linked { replica, session });
+        self.step_primary(node, term, primary::Event::Linked { replica, session });
     }
 
     /// The primary has closed a connection: what was sent before may still arrive, late or in part, and the other end may
@@ -659,7 +658,7 @@ impl World {
             Way::Out if std::mem::take(&mut at.open_at_replica) => {
                 let node = &self.nodes[replica.node];
                 if node.process == replica.process && node.running {
-                    self.to_replica(replica.node, replica::Event::Closed { session });
+                    self.step_replica(replica.node, replica::Event::Closed { session });
                 }
             }
             Way::Back if std::mem::take(&mut at.open_at_primary) => {
@@ -667,7 +666,7 @@ impl World {
                 if node.process == primary.process && node.running {
                     let replica = replica_id(replica.node);
                     let session = Some(session);
-                    self.to_primary(primary.node, term, primary::Event::Unlinked { replica, session });
+                    self.step_primary(primary.node, term, primary::Event::Unlinked { replica, session });
                 }
             }
             _ => {}
@@ -704,7 +703,7 @@ impl World {
             }
             if let Some((_, id, request)) = self.net.conns[conn].requests.pop_front() {
                 let session = SessionId(conn as u64);
-                self.to_replica(to.node, replica::Event::Request { session, id, request });
+                self.step_replica(to.node, replica::Event::Request { session, id, request });
             }
         }
     }
@@ -740,7 +739,7 @@ impl World {
                     id,
                     reply,
                 };
-                self.to_primary(to.node, term, event);
+                self.step_primary(to.node, term, event);
             }
         }
     }
@@ -839,7 +838,7 @@ impl World {
     /// The process of a node starts, with power if it had none.
     pub(crate) fn start(&mut self, node: usize) {
         let (now, faults, geometry) = (self.now, self.faults(), self.geometry);
-        let salt = self.rng.next() >> 32;
+        let salt = self.rng.draw() >> 32;
         let at = &mut self.nodes[node];
         if at.running {
             return;
@@ -870,7 +869,8 @@ impl World {
 
     /// The process of a node dies; without power what its disk had not been told to keep is gone too.
     pub(crate) fn kill(&mut self, node: usize, down: Ns, power: bool) {
-        if !self.nodes[node].running && !(power && self.nodes[node].powered) {
+        let at = &self.nodes[node];
+        if !(at.running || power && at.powered) {
             return;
         }
         tell!(
@@ -947,8 +947,8 @@ impl World {
                 self.at(now + MS, Ev::Closed(conn, Way::Back));
             }
         }
-        self.rng.next();
-        let salt = self.rng.next() >> 32;
+        self.rng.draw();
+        let salt = self.rng.draw() >> 32;
         let at = &mut self.nodes[node];
         at.create_replica(node, geometry);
         at.lost_at = 0;
