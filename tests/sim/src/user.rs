@@ -28,6 +28,8 @@ pub struct OpInfo {
     node: usize,
     term: u32,
     at: Ns,
+    /// For how long its node had not run by then.
+    paused: Ns,
     final_read: bool,
 }
 
@@ -217,7 +219,7 @@ impl World {
             .collect();
         let here = |&&member: &&usize| {
             let at = &self.nodes[member];
-            let member = self.store.record.is_member(crate::node::replica_id(member));
+            let member = self.store.record.is_member(self.rid(member));
             // A primary that is about to learn that it was replaced may count on members that are none.
             at.powered && !at.failed && at.disk.is_some() && member
         };
@@ -360,6 +362,7 @@ impl World {
             node,
             term,
             at: self.now,
+            paused: self.nodes[node].paused,
             final_read,
         };
         self.ops.insert(id, info);
@@ -443,7 +446,7 @@ impl World {
         };
         if reason == EndReason::Released && self.store.record.epoch == record.epoch {
             // Best effort: the record says that nobody has it.
-            let mut free = record;
+            let mut free = self.store.record.clone();
             free.primary = None;
             free.change = ChangeId {
                 term: free.epoch,
@@ -468,7 +471,7 @@ impl World {
             let at = &self.nodes[info.node];
             at.running
                 && at.paused_until <= self.now
-                && self.now.saturating_sub(info.at.max(at.started_at)) > bound
+                && self.now.saturating_sub(info.at) > bound + 2 * (at.paused - info.paused)
         };
         self.ops.iter().find(|(_, info)| late(info)).map(|(&id, _)| id)
     }

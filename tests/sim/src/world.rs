@@ -200,7 +200,7 @@ impl World {
             .collect();
         let replicas = (0..plan.replicas)
             .map(|node| RecordReplica {
-                id: replica_id(node),
+                id: replica_id(node, 0),
                 node: node_id(node),
                 state: MemberState::Member,
             })
@@ -595,6 +595,7 @@ impl World {
                 node: other,
                 process: at.process,
             },
+            id: replica,
             open_at_primary: true,
             open_at_replica: true,
             requests: Default::default(),
@@ -644,7 +645,7 @@ impl World {
     /// An end learns that the connection is gone.
     fn closed(&mut self, conn: usize, way: Way) {
         let at = &mut self.net.conns[conn];
-        let (primary, replica, term) = (at.primary, at.replica, at.term);
+        let (primary, replica, term, id) = (at.primary, at.replica, at.term, at.id);
         let (from, to) = match way {
             Way::Out => (primary.node, replica.node),
             Way::Back => (replica.node, primary.node),
@@ -664,7 +665,7 @@ impl World {
             Way::Back if std::mem::take(&mut at.open_at_primary) => {
                 let node = &self.nodes[primary.node];
                 if node.process == primary.process && node.running {
-                    let replica = replica_id(replica.node);
+                    let replica = id;
                     let session = Some(session);
                     self.step_primary(primary.node, term, primary::Event::Unlinked { replica, session });
                 }
@@ -718,7 +719,7 @@ impl World {
                 self.at(arrival, Ev::Pump(conn, Way::Back));
                 return;
             }
-            let (from, to, term) = (at.replica.node, at.primary, at.term);
+            let (from, to, term, id_of) = (at.replica.node, at.primary, at.term, at.id);
             if !self.net.passes(from, to.node, self.now) {
                 self.at(self.now + 15 * MS, Ev::Pump(conn, Way::Back));
                 return;
@@ -734,7 +735,7 @@ impl World {
             }
             if let Some((_, id, reply)) = self.net.conns[conn].replies.pop_front() {
                 let event = primary::Event::Reply {
-                    replica: replica_id(from),
+                    replica: id_of,
                     session: SessionId(conn as u64),
                     id,
                     reply,
@@ -811,7 +812,7 @@ impl World {
             self.violate("the record has no member any more: the last one was removed".to_owned());
         }
         for node in 0..self.nodes.len() {
-            let id = replica_id(node);
+            let id = self.rid(node);
             let at = &mut self.nodes[node];
             match (before.is_member(id), self.store.record.is_member(id)) {
                 (true, false) => at.kept = false,
@@ -950,11 +951,28 @@ impl World {
         self.rng.draw();
         let salt = self.rng.draw() >> 32;
         let at = &mut self.nodes[node];
+        let old = replica_id(node, at.generation);
+        at.generation += 1;
+        let id = replica_id(node, at.generation);
         at.create_replica(node, geometry);
         at.lost_at = 0;
         if let Err(error) = at.load_replica(node, &self.plan, &geometry, now, faults, salt) {
             self.violate(error);
         }
+        let before = self.store.record.clone();
+        let mut record = before.clone();
+        for replica in record.replicas.iter_mut().filter(|replica| replica.id == old) {
+            replica.id = id;
+            replica.state = MemberState::Stale(Tick::ZERO);
+            self.store.revision = Revision(self.store.revision.0 + 1);
+        }
+        self.store.record = record;
+        self.record_changed(&before);
+    }
+
+    /// The id of the replica that is on a node now.
+    pub(crate) fn rid(&self, node: usize) -> ReplicaId {
+        replica_id(node, self.nodes[node].generation)
     }
 
     fn add_replica(&mut self) {
@@ -970,7 +988,7 @@ impl World {
         let before = self.store.record.clone();
         let mut record = before.clone();
         record.replicas.push(RecordReplica {
-            id: replica_id(node),
+            id: self.rid(node),
             node: node_id(node),
             state: MemberState::Stale(Tick::ZERO),
         });
