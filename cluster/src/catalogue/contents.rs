@@ -1,0 +1,215 @@
+//! What a catalogue holds: the records by their ids, and volumes by their names. Changes by the events of a watch
+//! only; a record that cannot be read is noted and hides no other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bulkhead_engine::ids::{NodeId, PoolId, VolumeId};
+use bytes::Bytes;
+
+use crate::nodes::Node;
+use crate::placement::View;
+use crate::schema::{
+    CLASSES, CLUSTER_KEY, ClassRecord, ClusterRecord, DEFAULT_CLASS_KEY, DefaultClassRecord, LIVE,
+    LiveRecord, NAMES, NODE_NAMES, NODES, NameRecord, NodeRecord, POOLS, PoolRecord, Record, SchemaError,
+    Stored, VOLUMES, VolumeState, decode_name, read,
+};
+use crate::store::{Entry, Event};
+use crate::volumes::Volume;
+
+/// All records, as of one moment.
+#[derive(Debug, Default)]
+pub struct Contents {
+    cluster: Option<ClusterRecord>,
+    volumes: BTreeMap<VolumeId, Arc<Volume>>,
+    names: BTreeMap<String, VolumeId>,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    live: BTreeMap<NodeId, LiveRecord>,
+    pools: BTreeMap<PoolId, PoolRecord>,
+    classes: BTreeMap<String, ClassRecord>,
+    default_class: Option<String>,
+    /// Keys of records that cannot be read, and why.
+    faults: BTreeMap<String, SchemaError>,
+    /// The entries as they are in the store, for the copy on disk.
+    raw: BTreeMap<String, Entry>,
+}
+
+impl Contents {
+    /// The cluster.
+    pub fn cluster(&self) -> Option<&ClusterRecord> {
+        self.cluster.as_ref()
+    }
+
+    /// All volumes, those that are being deleted too.
+    pub fn volumes(&self) -> impl Iterator<Item = &Arc<Volume>> {
+        self.volumes.values()
+    }
+
+    /// The volumes that have a name, in its order: what `docker volume ls` shows.
+    pub fn named(&self) -> impl Iterator<Item = &Arc<Volume>> {
+        self.names
+            .values()
+            .filter_map(|id| self.volumes.get(id))
+            .filter(|volume| is_there(volume))
+    }
+
+    /// The volume of a name.
+    pub fn by_name(&self, name: &str) -> Option<&Arc<Volume>> {
+        self.volumes
+            .get(self.names.get(name)?)
+            .filter(|volume| is_there(volume))
+    }
+
+    /// The volume of an id.
+    pub fn by_id(&self, id: VolumeId) -> Option<&Arc<Volume>> {
+        self.volumes.get(&id)
+    }
+
+    /// All nodes with their signs of life.
+    pub fn nodes(&self) -> impl Iterator<Item = Node> {
+        self.nodes.values().map(|record| Node {
+            record: record.clone(),
+            live: self.live.get(&record.id).cloned(),
+        })
+    }
+
+    /// The name of a node; its id if it is not known.
+    pub fn node_name(&self, node: NodeId) -> String {
+        self.nodes
+            .get(&node)
+            .map_or_else(|| node.to_string(), |record| record.name.clone())
+    }
+
+    /// Whether a node lives by its lease, as far as we have heard.
+    pub fn is_alive(&self, node: NodeId) -> bool {
+        self.live.contains_key(&node)
+    }
+
+    /// All pools.
+    pub fn pools(&self) -> impl Iterator<Item = &PoolRecord> {
+        self.pools.values()
+    }
+
+    /// All classes, in the order of their names.
+    pub fn classes(&self) -> impl Iterator<Item = &ClassRecord> {
+        self.classes.values()
+    }
+
+    /// The name of the class that volumes without one take.
+    pub fn default_class(&self) -> Option<&str> {
+        self.default_class.as_deref()
+    }
+
+    /// Records that cannot be read.
+    pub fn faults(&self) -> impl Iterator<Item = &SchemaError> {
+        self.faults.values()
+    }
+
+    /// The cluster as placement sees it.
+    pub fn view(&self) -> View {
+        View::of_records(
+            self.nodes.values(),
+            |node| self.is_alive(node),
+            self.pools.values(),
+            self.volumes.values().map(|volume| &volume.record),
+        )
+    }
+
+    /// Applies one change.
+    pub(super) fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Put(entry) => {
+                self.raw.insert(entry.key.clone(), entry.clone());
+                match self.put(entry) {
+                    Ok(()) => drop(self.faults.remove(&entry.key)),
+                    Err(error) => {
+                        tracing::error!(%error, "a record cannot be read");
+                        // What it said before is not true any more.
+                        self.remove(&entry.key);
+                        self.faults.insert(entry.key.clone(), error);
+                    }
+                }
+            }
+            Event::Delete { key, .. } => {
+                self.raw.remove(key);
+                self.faults.remove(key);
+                self.remove(key);
+            }
+        }
+    }
+
+    fn put(&mut self, entry: &Entry) -> Result<(), SchemaError> {
+        let key = entry.key.as_str();
+        if key.starts_with(VOLUMES) {
+            let volume: Volume = read(entry)?;
+            self.volumes.insert(volume.id, Arc::new(volume));
+        } else if let Some(name) = key.strip_prefix(NAMES) {
+            let named: Stored<NameRecord> = read(entry)?;
+            self.names.insert(name_of(name), named.volume);
+        } else if key.starts_with(NODES) {
+            let node: NodeRecord = record(entry)?;
+            self.nodes.insert(node.id, node);
+        } else if key.starts_with(LIVE) {
+            let live: LiveRecord = record(entry)?;
+            self.live.insert(live.node, live);
+        } else if key.starts_with(POOLS) {
+            let pool: PoolRecord = record(entry)?;
+            self.pools.insert(pool.id, pool);
+        } else if let Some(name) = key.strip_prefix(CLASSES) {
+            self.classes.insert(name_of(name), record(entry)?);
+        } else if key == DEFAULT_CLASS_KEY {
+            self.default_class = Some(record::<DefaultClassRecord>(entry)?.class);
+        } else if key == CLUSTER_KEY {
+            self.cluster = Some(record(entry)?);
+        } else if !key.starts_with(NODE_NAMES) {
+            tracing::debug!(key, "a key of a newer version");
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &str) {
+        if let Some(id) = key.strip_prefix(VOLUMES) {
+            remove_id(&mut self.volumes, id);
+        } else if let Some(name) = key.strip_prefix(NAMES) {
+            self.names.remove(&name_of(name));
+        } else if let Some(id) = key.strip_prefix(NODES) {
+            remove_id(&mut self.nodes, id);
+        } else if let Some(id) = key.strip_prefix(LIVE) {
+            remove_id(&mut self.live, id);
+        } else if let Some((_, id)) = key.strip_prefix(POOLS).and_then(|rest| rest.split_once('/')) {
+            remove_id(&mut self.pools, id);
+        } else if let Some(name) = key.strip_prefix(CLASSES) {
+            self.classes.remove(&name_of(name));
+        } else if key == DEFAULT_CLASS_KEY {
+            self.default_class = None;
+        } else if key == CLUSTER_KEY {
+            self.cluster = None;
+        }
+    }
+
+    /// The entries for the copy on disk. Signs of life are left out: after a restart they say nothing any more.
+    pub(super) fn lines(&self) -> Vec<(String, u64, Bytes)> {
+        let lasting = self.raw.values().filter(|entry| !entry.key.starts_with(LIVE));
+        lasting
+            .map(|entry| (entry.key.clone(), entry.revision.0, entry.value.clone()))
+            .collect()
+    }
+}
+
+fn is_there(volume: &Volume) -> bool {
+    volume.state != VolumeState::Deleting
+}
+
+fn record<R: Record>(entry: &Entry) -> Result<R, SchemaError> {
+    Ok(read::<R>(entry)?.record)
+}
+
+fn name_of(encoded: &str) -> String {
+    decode_name(encoded).unwrap_or_else(|| encoded.to_owned())
+}
+
+fn remove_id<I: std::str::FromStr + Ord, T>(map: &mut BTreeMap<I, T>, id: &str) {
+    if let Ok(id) = id.parse::<I>() {
+        map.remove(&id);
+    }
+}

@@ -1,0 +1,233 @@
+//! A node's own copy of the records, kept by one watch however many readers there are: it answers at once, also while
+//! the store is away, and says as of when the answer is true. Never writes to the store, and nothing that decides who
+//! may do what reads it: decisions are made by compare-and-swap on the store itself.
+
+mod contents;
+mod file;
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub use self::contents::Contents;
+
+use crate::store::{Revision, Store, Update, Watcher};
+
+/// The copy on disk is at most this much behind; longer if writing it takes long.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// As of when a catalogue is true.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freshness {
+    /// When it was last known to be what the store holds; `None` if it never was.
+    pub as_of: Option<SystemTime>,
+    /// Since when the store cannot be watched, and why; `None` while it can.
+    pub away: Option<(SystemTime, String)>,
+    /// Whether all of it is from a run of the daemon before.
+    pub from_disk: bool,
+}
+
+impl Freshness {
+    /// What to add to an answer that may be out of date; `None` if it is not.
+    pub fn warning(&self) -> Option<String> {
+        let (since, reason) = self.away.as_ref()?;
+        let since = crate::store::ago(*since);
+        Some(match self.as_of {
+            Some(as_of) => format!(
+                "the store cannot be reached since {since}; this is what was known at {}: {reason}",
+                humantime::format_rfc3339_seconds(as_of)
+            ),
+            None => {
+                format!("the store cannot be reached since {since}, and nothing was known before: {reason}")
+            }
+        })
+    }
+}
+
+/// A node's own copy of the records.
+#[derive(Debug)]
+pub struct Catalogue {
+    shared: Arc<Shared>,
+    revision: watch::Receiver<Revision>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: RwLock<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    contents: Contents,
+    freshness: Freshness,
+}
+
+impl Drop for Catalogue {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Catalogue {
+    /// Begins to follow a store. With a file, what it held at the last run is there at once, and it is kept up to
+    /// date; a file that cannot be read is passed over, because the store has it all.
+    pub async fn start(store: Arc<dyn Store>, file: Option<PathBuf>) -> Self {
+        let loaded = match &file {
+            Some(path) => load(path.clone()).await,
+            None => None,
+        };
+        let (contents, as_of) = match loaded {
+            Some((contents, as_of)) => (contents, Some(as_of)),
+            None => (Contents::default(), None),
+        };
+        let (revision, revision_seen) = watch::channel(Revision(0));
+        let freshness = Freshness {
+            from_disk: as_of.is_some(),
+            as_of,
+            away: None,
+        };
+        let shared = Arc::new(Shared {
+            state: RwLock::new(State { contents, freshness }),
+        });
+        let follower = Follower {
+            shared: Arc::clone(&shared),
+            revision,
+            file,
+            unsaved: false,
+            save_at: Instant::now() + SAVE_EVERY,
+        };
+        let task = tokio::spawn(follower.run(Watcher::new(store, "")));
+        Self {
+            shared,
+            revision: revision_seen,
+            task,
+        }
+    }
+
+    /// Looks something up. All that `look` sees is of one moment. It must be quick: changes wait meanwhile.
+    pub fn read<T>(&self, look: impl FnOnce(&Contents) -> T) -> T {
+        look(
+            &self
+                .shared
+                .state
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contents,
+        )
+    }
+
+    /// As of when what it holds is true.
+    pub fn freshness(&self) -> Freshness {
+        self.shared
+            .state
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .freshness
+            .clone()
+    }
+
+    /// Tells of every change: the revision up to which it has come.
+    pub fn changes(&self) -> watch::Receiver<Revision> {
+        self.revision.clone()
+    }
+
+    /// Waits until it holds what was written at a revision, so that who has just made a volume finds it. Whether it
+    /// came so far in time.
+    pub async fn caught_up(&self, revision: Revision, limit: Duration) -> bool {
+        let mut seen = self.revision.clone();
+        let arrived = seen.wait_for(|seen| *seen >= revision);
+        matches!(tokio::time::timeout(limit, arrived).await, Ok(Ok(_)))
+    }
+}
+
+async fn load(path: PathBuf) -> Option<(Contents, SystemTime)> {
+    let shown = path.display().to_string();
+    match tokio::task::spawn_blocking(move || file::load(&path)).await {
+        Ok(Ok(loaded)) => loaded,
+        Ok(Err(error)) => {
+            tracing::warn!(file = shown, %error, "the catalogue of the last run cannot be used");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// The task that keeps it.
+struct Follower {
+    shared: Arc<Shared>,
+    revision: watch::Sender<Revision>,
+    file: Option<PathBuf>,
+    unsaved: bool,
+    save_at: Instant,
+}
+
+impl Follower {
+    async fn run(mut self, mut watcher: Watcher) {
+        let mut first = true;
+        loop {
+            let save = self.unsaved && self.file.is_some();
+            tokio::select! {
+                update = watcher.next() => self.take(update, &mut first),
+                () = tokio::time::sleep_until(self.save_at.into()), if save => self.save().await,
+            }
+        }
+    }
+
+    fn take(&mut self, update: Update, first: &mut bool) {
+        let now = SystemTime::now();
+        let mut state = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *state;
+        let told = match update {
+            Update::Changed { events, revision } => {
+                if std::mem::take(first) {
+                    // The first one holds all there is; what the disk remembered and is not in it has gone.
+                    state.contents = Contents::default();
+                }
+                self.unsaved = true;
+                for event in events {
+                    state.contents.apply(&event);
+                }
+                revision
+            }
+            Update::Current(revision) => revision,
+            Update::Away { since, error } => {
+                state.freshness.away = Some((since, error.to_string()));
+                return;
+            }
+        };
+        state.freshness = Freshness {
+            as_of: Some(now),
+            away: None,
+            from_disk: false,
+        };
+        self.revision
+            .send_if_modified(|revision| std::mem::replace(revision, told) != told);
+    }
+
+    async fn save(&mut self) {
+        let Some(path) = self.file.clone() else { return };
+        let begin = Instant::now();
+        let (lines, as_of) = {
+            let state = self.shared.state.read().unwrap_or_else(PoisonError::into_inner);
+            (
+                state.contents.lines(),
+                state.freshness.as_of.unwrap_or_else(SystemTime::now),
+            )
+        };
+        let shown = path.display().to_string();
+        match tokio::task::spawn_blocking(move || file::save(&path, &lines, as_of)).await {
+            Ok(Ok(())) => self.unsaved = false,
+            Ok(Err(error)) => tracing::warn!(file = shown, %error, "the catalogue cannot be saved"),
+            Err(_) => {}
+        }
+        // In a storm of changes a large one takes long to write; most of the time must be left for other things.
+        self.save_at = Instant::now() + SAVE_EVERY.max(begin.elapsed() * 20);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! The catalogue follows, answers while the store is away and after a restart, and says how old it is.
+
+use std::path::Path;
+
+use bulkhead_engine::ids::{NodeId, PoolId};
+
+use super::*;
+use crate::schema::{ClassRecord, VolumeSpec};
+use crate::sqlite::Sqlite;
+use crate::store::{Expect, Options, Txn};
+use crate::volumes::{NewVolume, Placed, Volumes};
+
+const SOON: Duration = Duration::from_secs(10);
+
+async fn store(dir: &Path) -> Arc<Sqlite> {
+    Arc::new(
+        Sqlite::open(&dir.join("store.db"), &Options::default())
+            .await
+            .unwrap(),
+    )
+}
+
+async fn create(volumes: &Volumes, name: &str) -> Revision {
+    let node = NodeId::from_u128(1);
+    let place = Placed {
+        node,
+        pool: PoolId::from_u128(2),
+    };
+    let new = NewVolume::new(name, VolumeSpec::new(1 << 30), &[place], node).unwrap();
+    let begun = volumes.begin_create(&new).await.unwrap();
+    volumes.finish_create(begun.volume().id).await.unwrap().revision
+}
+
+fn names(catalogue: &Catalogue) -> Vec<String> {
+    catalogue.read(|contents| contents.named().map(|volume| volume.name.clone()).collect())
+}
+
+#[tokio::test]
+async fn it_follows_and_knows_how_far_it_has_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let volumes = Volumes::new(Arc::clone(&store) as Arc<dyn Store>);
+    let catalogue = Catalogue::start(Arc::clone(&store) as _, None).await;
+    for name in ["b", "a", "c d%"] {
+        let revision = create(&volumes, name).await;
+        assert!(catalogue.caught_up(revision, SOON).await);
+        assert!(catalogue.read(|contents| contents.by_name(name).is_some()));
+    }
+    assert_eq!(names(&catalogue), ["a", "b", "c d%"]);
+    let fresh = catalogue.freshness();
+    assert!(fresh.away.is_none() && !fresh.from_disk && fresh.warning().is_none());
+    let deleted = volumes.begin_delete("a", NodeId::from_u128(1)).await.unwrap();
+    assert!(catalogue.caught_up(deleted.revision, SOON).await);
+    assert_eq!(names(&catalogue), ["b", "c d%"]);
+    assert_eq!(
+        catalogue.read(|contents| contents.volumes().count()),
+        3,
+        "one of them is being deleted"
+    );
+    volumes
+        .finish_delete(deleted.id, NodeId::from_u128(1))
+        .await
+        .unwrap();
+    let (_, revision) = store.list("").await.unwrap();
+    assert!(catalogue.caught_up(revision, SOON).await);
+    assert_eq!(catalogue.read(|contents| contents.volumes().count()), 2);
+    assert!(
+        !catalogue
+            .caught_up(Revision(revision.0 + 1), Duration::from_millis(50))
+            .await
+    );
+}
+
+#[tokio::test]
+async fn a_damaged_record_hides_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let volumes = Volumes::new(Arc::clone(&store) as Arc<dyn Store>);
+    create(&volumes, "a").await;
+    let b = create(&volumes, "b").await;
+    let catalogue = Catalogue::start(Arc::clone(&store) as _, None).await;
+    assert!(catalogue.caught_up(b, SOON).await);
+    let key = catalogue.read(|contents| format!("volumes/{}", contents.by_name("a").unwrap().id));
+    let revision = store
+        .commit(Txn::new().put(&key, "{").put("of/later/versions", "1"))
+        .await
+        .unwrap();
+    assert!(catalogue.caught_up(revision, SOON).await);
+    assert_eq!(names(&catalogue), ["b"]);
+    assert_eq!(catalogue.read(|contents| contents.faults().count()), 1);
+    let revision = store.commit(Txn::new().delete(&key)).await.unwrap();
+    assert!(catalogue.caught_up(revision, SOON).await);
+    assert_eq!(catalogue.read(|contents| contents.faults().count()), 0);
+}
+
+#[tokio::test]
+async fn it_is_there_at_once_after_a_restart_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("catalogue");
+    let store = store(dir.path()).await;
+    let volumes = Volumes::new(Arc::clone(&store) as Arc<dyn Store>);
+    let class = ClassRecord::new("fast");
+    store
+        .swap(
+            "classes/fast",
+            Expect::Absent,
+            crate::schema::encode("classes/fast", &class).unwrap(),
+        )
+        .await
+        .unwrap();
+    create(&volumes, "gone").await;
+    let last = create(&volumes, "kept").await;
+    let catalogue = Catalogue::start(Arc::clone(&store) as _, Some(file.clone())).await;
+    assert!(catalogue.caught_up(last, SOON).await);
+    tokio::time::timeout(SOON, async {
+        while !file.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    drop(catalogue);
+    volumes.begin_delete("gone", NodeId::from_u128(1)).await.unwrap();
+
+    // The store is away: an etcd that is not there.
+    let options = Options {
+        deadline: Duration::from_millis(300),
+        ..Options::default()
+    };
+    let nowhere = crate::store::open("etcd://127.0.0.1:1", &options).await.unwrap();
+    let catalogue = Catalogue::start(nowhere, Some(file.clone())).await;
+    assert_eq!(names(&catalogue), ["gone", "kept"], "as of the last run");
+    assert_eq!(catalogue.read(|contents| contents.classes().count()), 1);
+    assert!(catalogue.freshness().from_disk);
+    tokio::time::timeout(SOON, async {
+        while catalogue.freshness().away.is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let warning = catalogue.freshness().warning().unwrap();
+    assert!(
+        warning.contains("cannot be reached since") && warning.contains("what was known at"),
+        "{warning}"
+    );
+    assert_eq!(names(&catalogue), ["gone", "kept"], "it still answers");
+    drop(catalogue);
+
+    // The store is back: what has gone meanwhile is gone.
+    let catalogue = Catalogue::start(Arc::clone(&store) as _, Some(file.clone())).await;
+    let (_, revision) = store.list("").await.unwrap();
+    assert!(catalogue.caught_up(revision, SOON).await);
+    assert_eq!(names(&catalogue), ["kept"]);
+    drop(catalogue);
+
+    // A damaged copy is passed over.
+    let whole = std::fs::read(&file).unwrap();
+    for damage in [&whole[..whole.len() / 2], b"", b"[]\n", &[0xff; 100]] {
+        std::fs::write(&file, damage).unwrap();
+        assert!(!matches!(file::load(&file), Ok(Some(_))));
+    }
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    std::fs::write(&file, &flipped).unwrap();
+    assert!(file::load(&file).is_err());
+}
+
+/// The size that a cluster may have: listing must not take a tenth of a second.
+#[tokio::test]
+async fn ten_thousand_volumes_are_listed_at_once() {
+    let node = NodeId::from_u128(1);
+    let place = Placed {
+        node,
+        pool: PoolId::from_u128(2),
+    };
+    let mut contents = Contents::default();
+    for n in 0..10_000u64 {
+        let record = NewVolume::new(
+            &format!("volume-{n:05}"),
+            VolumeSpec::new(1 << 30),
+            &[place],
+            node,
+        )
+        .unwrap()
+        .into_record();
+        let key = crate::schema::volume_key(record.id);
+        let name = crate::schema::name_key(&record.name).unwrap();
+        let named = crate::schema::NameRecord { volume: record.id };
+        for (key, value) in [
+            (key.clone(), crate::schema::encode(&key, &record).unwrap()),
+            (name.clone(), crate::schema::encode(&name, &named).unwrap()),
+        ] {
+            contents.apply(&crate::store::Event::Put(crate::store::Entry {
+                key,
+                value,
+                revision: Revision(n + 1),
+            }));
+        }
+    }
+    let begin = Instant::now();
+    let listed: Vec<(String, u64)> = contents
+        .named()
+        .map(|volume| (volume.name.clone(), volume.spec.size))
+        .collect();
+    let took = begin.elapsed();
+    assert_eq!(listed.len(), 10_000);
+    assert!(took < Duration::from_millis(50), "{took:?}");
+    let begin = Instant::now();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("catalogue");
+    file::save(&file, &contents.lines(), SystemTime::now()).unwrap();
+    let (loaded, _) = file::load(&file).unwrap().unwrap();
+    assert_eq!(loaded.volumes().count(), 10_000);
+    println!("listed in {took:?}, saved and loaded in {:?}", begin.elapsed());
+}

@@ -1,0 +1,188 @@
+//! The connection to one member at a time, found by asking: a member counts only after it has answered a linearizable
+//! read, so one that is paused, cut off or without a leader is passed over. Sends no changes.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use etcd_client::{Certificate, Client, ConnectOptions, Error, GetOptions, Identity, TlsOptions};
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::Mutex;
+
+use super::fault::{Fault, classify};
+use crate::store::{Options, Secret, StoreError, Tls};
+
+/// Between trying one member and the next one beside it.
+const STAGGER: Duration = Duration::from_millis(150);
+/// How often an idle connection is asked whether it lives, and how long it may take to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
+
+/// Why there is no connection.
+pub(super) enum NoLink {
+    /// No member answers.
+    Away(String),
+    /// One answered, and refused.
+    Refused(StoreError),
+}
+
+/// A connection that has answered.
+#[derive(Clone)]
+pub(super) struct Link {
+    client: Client,
+    endpoint: String,
+    number: u64,
+}
+
+impl Link {
+    pub(super) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    pub(super) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+}
+
+/// All members, and the connection to one of them.
+pub(super) struct Links {
+    name: String,
+    endpoints: Vec<String>,
+    scheme: &'static str,
+    options: ConnectOptions,
+    probe: String,
+    current: Mutex<Option<Link>>,
+    count: AtomicU64,
+}
+
+impl Links {
+    pub(super) fn new(
+        name: &str,
+        tls: bool,
+        endpoints: Vec<String>,
+        options: &Options,
+    ) -> Result<Self, String> {
+        let mut connect = ConnectOptions::new()
+            .with_connect_timeout(options.deadline)
+            .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE)
+            .with_keep_alive_while_idle(true)
+            .with_require_leader(true);
+        if let Some(user) = &options.user {
+            let password = options.password.as_ref().map(Secret::reveal).unwrap_or_default();
+            connect = connect.with_user(user, password).with_auto_token_refresh(true);
+        }
+        if tls {
+            connect = connect.with_tls(tls_options(&options.tls)?);
+        }
+        // Each node begins at another member, so that they share the load.
+        let first = uuid::Uuid::new_v4().as_u64_pair().0;
+        Ok(Self {
+            name: name.to_owned(),
+            endpoints,
+            scheme: if tls { "https" } else { "http" },
+            options: connect,
+            probe: format!("{}cluster", options.prefix),
+            current: Mutex::new(None),
+            count: AtomicU64::new(first),
+        })
+    }
+
+    /// The connection, made if there is none; or why no member answers.
+    pub(super) async fn get(&self, until: Instant) -> Result<Link, NoLink> {
+        let work = async {
+            let mut current = self.current.lock().await;
+            if let Some(link) = &*current {
+                return Ok(link.clone());
+            }
+            let link = self.connect().await?;
+            *current = Some(link.clone());
+            Ok(link)
+        };
+        match tokio::time::timeout_at(until.into(), work).await {
+            Ok(result) => result,
+            Err(_) => Err(NoLink::Away(format!(
+                "none of {} answers",
+                self.endpoints.join(", ")
+            ))),
+        }
+    }
+
+    /// A connection did not do its work: the next call looks for another one.
+    pub(super) async fn lost(&self, link: &Link) {
+        let mut current = self.current.lock().await;
+        if current
+            .as_ref()
+            .is_some_and(|current| current.number == link.number)
+        {
+            *current = None;
+        }
+    }
+
+    /// Asks all members, one a little after the other; the first one that answers is taken.
+    async fn connect(&self) -> Result<Link, NoLink> {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let count = self.endpoints.len().max(1);
+        let begin = usize::try_from(number % count as u64).unwrap_or(0);
+        let mut tries: FuturesUnordered<_> = self
+            .endpoints
+            .iter()
+            .cycle()
+            .skip(begin)
+            .take(count)
+            .enumerate()
+            .map(async |(position, endpoint)| {
+                tokio::time::sleep(STAGGER * u32::try_from(position).unwrap_or(0)).await;
+                (endpoint, self.probe(endpoint).await)
+            })
+            .collect();
+        let mut reasons = Vec::new();
+        let mut refused = None;
+        while let Some((endpoint, result)) = tries.next().await {
+            let reason = match result {
+                Ok(client) => {
+                    tracing::debug!(endpoint, "connected to the store");
+                    return Ok(Link {
+                        client,
+                        endpoint: endpoint.clone(),
+                        number,
+                    });
+                }
+                Err(error) => match classify(&self.name, &error) {
+                    Fault::Refused(error) => {
+                        let reason = error.to_string();
+                        refused = Some(error);
+                        reason
+                    }
+                    Fault::NotSent(reason) | Fault::Unknown(reason) => reason,
+                },
+            };
+            reasons.push(format!("{endpoint}: {reason}"));
+        }
+        Err(refused.map_or_else(|| NoLink::Away(reasons.join("; ")), NoLink::Refused))
+    }
+
+    async fn probe(&self, endpoint: &str) -> Result<Client, Error> {
+        let url = format!("{}://{endpoint}", self.scheme);
+        let mut client = Client::connect([url], Some(self.options.clone())).await?;
+        client
+            .get(self.probe.as_str(), Some(GetOptions::new().with_count_only()))
+            .await?;
+        Ok(client)
+    }
+}
+
+fn tls_options(tls: &Tls) -> Result<TlsOptions, String> {
+    let read = |path: &Path| {
+        fs::read(path).map_err(|error| format!("certificate {} cannot be read: {error}", path.display()))
+    };
+    let mut options = TlsOptions::new();
+    options = match &tls.ca {
+        Some(ca) => options.ca_certificate(Certificate::from_pem(read(ca)?)),
+        None => options.with_enabled_roots(),
+    };
+    match (&tls.cert, &tls.key) {
+        (Some(cert), Some(key)) => Ok(options.identity(Identity::from_pem(read(cert)?, read(key)?))),
+        (None, None) => Ok(options),
+        _ => Err("a client certificate needs its key, and a key its certificate".to_owned()),
+    }
+}

@@ -1,0 +1,244 @@
+//! A volume's record: what replication.md calls "the record". Holds the epoch, the primary and the replicas with
+//! their states; knows how two specs differ, but decides nothing.
+
+use std::collections::BTreeMap;
+
+use bulkhead_engine::geometry::Geometry;
+use bulkhead_engine::ids::{Epoch, NodeId, PoolId, ReplicaId, Tick, VolumeId};
+use serde::{Deserialize, Serialize};
+
+use super::{ChangeId, Extra, Fs, IoPriority, Record, Timestamp};
+
+/// How many of the latest changes a record remembers: more than can be under way at one time.
+const REMEMBERED: usize = 16;
+
+/// What the user asked for, after classes and defaults have been applied. Options are kept as they were given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VolumeSpec {
+    /// Size in bytes.
+    pub size: u64,
+    /// Number of replicas.
+    pub repl: u8,
+    /// File system.
+    pub fs: Fs,
+    /// How fast its pools must be at least; `None`: any will do.
+    #[serde(default)]
+    pub io_priority: Option<IoPriority>,
+    /// The storage class that it was made with.
+    #[serde(default)]
+    pub class: Option<String>,
+    /// Nodes (names or ids) that may hold replicas; empty: all.
+    #[serde(default)]
+    pub nodes: Vec<String>,
+    /// Labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Mount options.
+    #[serde(default)]
+    pub mount_options: String,
+    /// Options of mkfs.
+    #[serde(default)]
+    pub mkfs_options: String,
+    /// Volumes of one group prefer different nodes.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// Volumes of the group must be on different nodes.
+    #[serde(default)]
+    pub fg: bool,
+    /// Zones that may hold replicas; empty: all.
+    #[serde(default)]
+    pub zones: Vec<String>,
+    /// Racks that may hold replicas; empty: all.
+    #[serde(default)]
+    pub racks: Vec<String>,
+    /// What newer versions keep here.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl VolumeSpec {
+    /// One replica, ext4, anywhere.
+    pub fn new(size: u64) -> Self {
+        Self {
+            size,
+            repl: 1,
+            fs: Fs::default(),
+            io_priority: None,
+            class: None,
+            nodes: Vec::new(),
+            labels: BTreeMap::new(),
+            mount_options: String::new(),
+            mkfs_options: String::new(),
+            group: None,
+            fg: false,
+            zones: Vec::new(),
+            racks: Vec::new(),
+            extra: Extra::new(),
+        }
+    }
+
+    /// In what this spec differs from another one, for people: `size is 1073741824, not 2147483648`.
+    pub fn differences(&self, asked: &Self) -> Vec<String> {
+        // Through JSON, so that a field added later is compared without anyone having to remember it.
+        let fields = |spec: &Self| match serde_json::to_value(spec) {
+            Ok(serde_json::Value::Object(fields)) => fields,
+            _ => serde_json::Map::new(),
+        };
+        let (have, want) = (fields(self), fields(asked));
+        let keys: std::collections::BTreeSet<&String> = have.keys().chain(want.keys()).collect();
+        let shown = |value: Option<&serde_json::Value>| match value {
+            None | Some(serde_json::Value::Null) => "not set".to_owned(),
+            Some(serde_json::Value::String(text)) if text.is_empty() => "not set".to_owned(),
+            Some(serde_json::Value::String(text)) => text.clone(),
+            Some(value) => value.to_string(),
+        };
+        keys.into_iter()
+            .filter(|key| have.get(*key) != want.get(*key))
+            .map(|key| format!("{key} is {}, not {}", shown(have.get(key)), shown(want.get(key))))
+            .collect()
+    }
+}
+
+/// Where a volume's life is meant to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeState {
+    /// Its replicas and file system are being made.
+    Creating,
+    /// It can be used.
+    Ready,
+    /// Its replicas are being removed; its name is free again.
+    Deleting,
+}
+
+/// What a replica is to its volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "is")]
+pub enum ReplicaState {
+    /// In sync: every acknowledged write is on it.
+    Member,
+    /// Out of sync: it may lack writes after this tick, by which time all was settled.
+    Stale {
+        /// The settled tick when it was left behind.
+        tick: Tick,
+    },
+    /// Gets every write, and is being brought up to date; it is not a member until a swap makes it one.
+    Rebuilding {
+        /// The settled tick when it was left behind; zero for one that never held anything.
+        tick: Tick,
+    },
+    /// To be removed from its node's disk.
+    Removing,
+}
+
+/// One node's copy of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// Its identity.
+    pub id: ReplicaId,
+    /// The node that it is on.
+    pub node: NodeId,
+    /// The pool of that node.
+    pub pool: PoolId,
+    /// What it is to its volume.
+    pub state: ReplicaState,
+}
+
+/// The node on which a volume is attached.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Primary {
+    /// The node.
+    pub node: NodeId,
+    /// This attachment: two of the same node are told apart by it.
+    pub attachment: ChangeId,
+    /// When it was attached.
+    pub since: Timestamp,
+    /// What uses it there, for people: `container 3f2a…`.
+    #[serde(default)]
+    pub user: String,
+}
+
+/// The record of a volume.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// Its identity.
+    pub id: VolumeId,
+    /// Its name.
+    pub name: String,
+    /// What the user asked for.
+    pub spec: VolumeSpec,
+    /// How its bytes are divided.
+    pub geometry: Geometry,
+    /// Where its life is meant to go.
+    pub state: VolumeState,
+    /// Raised by every change of primary or of the member set.
+    pub epoch: Epoch,
+    /// The node on which it is attached.
+    #[serde(default)]
+    pub primary: Option<Primary>,
+    /// Its replicas.
+    pub replicas: Vec<Replica>,
+    /// The node that makes it.
+    pub creator: NodeId,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The latest changes, newest last: by these an author knows whether its own has been made.
+    #[serde(default)]
+    pub changes: Vec<ChangeId>,
+    /// What newer versions keep here.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl VolumeRecord {
+    /// The replicas that are in sync.
+    pub fn members(&self) -> impl Iterator<Item = &Replica> {
+        self.replicas
+            .iter()
+            .filter(|replica| replica.state == ReplicaState::Member)
+    }
+
+    /// A replica by its identity.
+    pub fn replica(&self, id: ReplicaId) -> Option<&Replica> {
+        self.replicas.iter().find(|replica| replica.id == id)
+    }
+
+    /// The replicas on a node.
+    pub fn replicas_on(&self, node: NodeId) -> impl Iterator<Item = &Replica> {
+        self.replicas.iter().filter(move |replica| replica.node == node)
+    }
+
+    /// Whether a change is among those that it remembers.
+    pub fn has(&self, change: ChangeId) -> bool {
+        self.changes.contains(&change)
+    }
+
+    /// Remembers a change.
+    pub fn remember(&mut self, change: ChangeId) {
+        self.changes.push(change);
+        let over = self.changes.len().saturating_sub(REMEMBERED);
+        self.changes.drain(..over);
+    }
+}
+
+impl Record for VolumeRecord {
+    const KIND: &'static str = "volume record";
+
+    fn check(&self) -> Result<(), String> {
+        let geometry = &self.geometry;
+        Geometry::new(geometry.size(), geometry.chunk_size(), geometry.region_size())
+            .map_err(|error| error.to_string())?;
+        Ok(())
+    }
+}
+
+/// Which volume has a name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NameRecord {
+    /// The volume.
+    pub volume: VolumeId,
+}
+
+impl Record for NameRecord {
+    const KIND: &'static str = "volume name";
+}

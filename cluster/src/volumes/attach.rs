@@ -1,0 +1,139 @@
+//! Who may attach a volume: one node at a time, by a swap of the record (replication.md, section 6). A living holder
+//! is never pushed aside; a dead one is, in the same transaction that finds it dead.
+
+use bulkhead_engine::ids::{NodeId, VolumeId};
+
+use super::change::{Step, Write};
+use super::{Volume, VolumeError, Volumes};
+use crate::schema::{ChangeId, Primary, Timestamp, VolumeRecord, VolumeState};
+
+/// The wish to attach a volume.
+#[derive(Clone, Debug)]
+pub struct Attach {
+    /// On this node.
+    pub node: NodeId,
+    /// As this attachment: the same again, when an answer was lost, gives the same attachment.
+    pub attachment: ChangeId,
+    /// What will use it, for people.
+    pub user: String,
+    /// Whether it may still be in state creating: to make its file system.
+    pub while_creating: bool,
+}
+
+impl Attach {
+    /// An attachment of its own on a node.
+    pub fn on(node: NodeId, user: impl Into<String>) -> Self {
+        Self {
+            node,
+            attachment: ChangeId::random(),
+            user: user.into(),
+            while_creating: false,
+        }
+    }
+
+    /// Allows a volume that is still being made.
+    #[must_use]
+    pub fn while_creating(mut self) -> Self {
+        self.while_creating = true;
+        self
+    }
+}
+
+impl Volumes {
+    /// Makes a node the primary of a volume, with a new epoch. Refused while another node that lives by its lease
+    /// holds it. What this very node held before (its daemon was killed) is taken over without a question: a node
+    /// has one daemon, and the new epoch ends the old attachment.
+    ///
+    /// A caller that gives up on [`crate::store::StoreError::OutcomeUnknown`] must release this attachment later:
+    /// the record may come to name it.
+    pub async fn attach(&self, id: VolumeId, wish: &Attach) -> Result<Volume, VolumeError> {
+        let since = Timestamp::now();
+        let decide = |volume: &VolumeRecord| {
+            let usable = match volume.state {
+                VolumeState::Ready => true,
+                VolumeState::Creating => wish.while_creating,
+                VolumeState::Deleting => false,
+            };
+            if !usable {
+                return Err(VolumeError::State {
+                    volume: volume.name.clone(),
+                    state: volume.state,
+                    remedy: "it cannot be attached",
+                });
+            }
+            let holder = volume.primary.as_ref();
+            if holder.is_some_and(|primary| primary.attachment == wish.attachment) {
+                return Ok(Step::Settled);
+            }
+            let mut record = volume.clone();
+            record.epoch = record
+                .epoch
+                .next()
+                .ok_or_else(|| VolumeError::Epochs(volume.name.clone()))?;
+            record.primary = Some(Primary {
+                node: wish.node,
+                attachment: wish.attachment,
+                since,
+                user: wish.user.clone(),
+            });
+            Ok(Step::Write(Box::new(Write {
+                record,
+                if_dead: holder
+                    .map(|primary| primary.node)
+                    .filter(|node| *node != wish.node),
+                remove: None,
+            })))
+        };
+        let attached = self.change(id, wish.attachment, decide).await?;
+        let attached = attached.ok_or_else(|| VolumeError::NoSuch(id.to_string()))?;
+        match &attached.primary {
+            Some(primary) if primary.attachment == wish.attachment => Ok(attached),
+            // Our swap was made, and has been undone since: by a takeover, or by our own release.
+            Some(_) => Err(self.attached(&attached).await),
+            None => Err(VolumeError::Replaced {
+                volume: attached.record.name,
+                held: attached.record.epoch,
+                found: attached.record.epoch,
+            }),
+        }
+    }
+
+    /// Gives a volume back: with an attachment, only if that is the one in the record; without, whatever this node
+    /// holds. No fault if it does not hold it (any more).
+    pub async fn release(
+        &self,
+        id: VolumeId,
+        node: NodeId,
+        attachment: Option<ChangeId>,
+    ) -> Result<Option<Volume>, VolumeError> {
+        self.change(id, ChangeId::random(), |volume| {
+            let ours = volume.primary.as_ref().is_some_and(|primary| {
+                primary.node == node && attachment.is_none_or(|attachment| primary.attachment == attachment)
+            });
+            if !ours {
+                return Ok(Step::Settled);
+            }
+            // The epoch stays: nobody can write with it, and the next attachment raises it.
+            Ok(Step::write(VolumeRecord {
+                primary: None,
+                ..volume.clone()
+            }))
+        })
+        .await
+    }
+
+    /// Writes down what uses an attached volume now, for people.
+    pub async fn set_user(&self, id: VolumeId, attachment: ChangeId, user: &str) -> Result<(), VolumeError> {
+        let decide = |volume: &VolumeRecord| {
+            let mut record = volume.clone();
+            match &mut record.primary {
+                Some(primary) if primary.attachment == attachment && primary.user != user => {
+                    user.clone_into(&mut primary.user);
+                    Ok(Step::write(record))
+                }
+                _ => Ok(Step::Settled),
+            }
+        };
+        self.change(id, ChangeId::random(), decide).await.map(drop)
+    }
+}

@@ -1,0 +1,203 @@
+//! A volume comes into being: the record with its name first, then (elsewhere) replicas and file system, then
+//! "ready". Whoever finds a half-made one can finish or delete it, because the record says what it was to be.
+
+use std::time::Instant;
+
+use bulkhead_engine::geometry::Geometry;
+use bulkhead_engine::ids::{Epoch, NodeId, PoolId, ReplicaId, VolumeId};
+use uuid::Uuid;
+
+use super::change::Step;
+use super::{Volume, VolumeError, Volumes};
+use crate::schema::{
+    ChangeId, Extra, NameRecord, Replica, ReplicaState, Stored, Timestamp, VolumeRecord, VolumeSpec,
+    VolumeState, encode, name_key, volume_key,
+};
+use crate::store::{Expect, StoreError, Txn};
+
+/// Where a replica is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Placed {
+    /// The node.
+    pub node: NodeId,
+    /// The pool on it.
+    pub pool: PoolId,
+}
+
+/// A volume that is to be made. The same value may be given again when the answer was lost.
+#[derive(Clone, Debug)]
+pub struct NewVolume {
+    record: VolumeRecord,
+}
+
+impl NewVolume {
+    /// One with this name and spec, its replicas at these places, made by this node.
+    pub fn new(
+        name: &str,
+        spec: VolumeSpec,
+        places: &[Placed],
+        creator: NodeId,
+    ) -> Result<Self, VolumeError> {
+        name_key(name)?;
+        let geometry = Geometry::for_size(spec.size).map_err(|error| VolumeError::Size {
+            volume: name.to_owned(),
+            reason: error.to_string(),
+        })?;
+        if places.is_empty() || places.len() != usize::from(spec.repl) {
+            return Err(VolumeError::Places {
+                name: name.to_owned(),
+                wanted: spec.repl,
+                placed: places.len(),
+            });
+        }
+        let replicas = places
+            .iter()
+            .map(|place| Replica {
+                id: ReplicaId::from(Uuid::new_v4()),
+                node: place.node,
+                pool: place.pool,
+                // New replicas are all zeroes and so identical: each is in sync from the start.
+                state: ReplicaState::Member,
+            })
+            .collect();
+        Ok(Self {
+            record: VolumeRecord {
+                id: VolumeId::from(Uuid::now_v7()),
+                name: name.to_owned(),
+                spec,
+                geometry,
+                state: VolumeState::Creating,
+                epoch: Epoch::ZERO,
+                primary: None,
+                replicas,
+                creator,
+                created_at: Timestamp::now(),
+                changes: Vec::new(),
+                extra: Extra::new(),
+            },
+        })
+    }
+
+    /// The id that it will have.
+    pub fn id(&self) -> VolumeId {
+        self.record.id
+    }
+
+    /// The record as it will be.
+    pub fn into_record(self) -> VolumeRecord {
+        self.record
+    }
+}
+
+/// What came of the wish to make a volume.
+#[derive(Clone, Debug)]
+pub enum Begun {
+    /// The record was made for us: its replicas and file system are ours to make.
+    Made(Volume),
+    /// One of that name and spec was there, made or being made by someone.
+    Existing(Volume),
+}
+
+impl Begun {
+    /// The volume, whoever makes it.
+    pub fn volume(&self) -> &Volume {
+        match self {
+            Self::Made(volume) | Self::Existing(volume) => volume,
+        }
+    }
+}
+
+impl Volumes {
+    /// Makes the record of a new volume, in state creating. Of several who do so at once with one name, one makes
+    /// it; for the others it is there already, or, with another spec, the difference is named.
+    pub async fn begin_create(&self, new: &NewVolume) -> Result<Begun, VolumeError> {
+        let name = &new.record.name;
+        let name_key = name_key(name)?;
+        let key = volume_key(new.record.id);
+        let named = NameRecord {
+            volume: new.record.id,
+        };
+        let txn = Txn::new()
+            .check(&name_key, Expect::Absent)
+            .check(&key, Expect::Absent)
+            .put(&name_key, encode(&name_key, &named)?)
+            .put(&key, encode(&key, &new.record)?);
+        let patience = Instant::now() + self.patience;
+        let mut lost: Option<VolumeError> = None;
+        loop {
+            let found = match self.by_name(name).await {
+                Ok(found) => found,
+                Err(error) if lost.is_some() && error.is_transient() && Instant::now() < patience => {
+                    self.pause().await;
+                    continue;
+                }
+                Err(error) => return Err(lost.unwrap_or(error)),
+            };
+            if let Some(volume) = found {
+                return existing(new, volume);
+            }
+            let error = match self.store.commit(txn.clone()).await {
+                Ok(revision) => {
+                    let record = new.record.clone();
+                    return Ok(Begun::Made(Stored { record, revision }));
+                }
+                Err(StoreError::Conflict { key: found, .. }) if found == key => {
+                    // Made by us, and deleted by someone since: the name is gone, the record is on its way.
+                    return Err(VolumeError::State {
+                        volume: name.clone(),
+                        state: VolumeState::Deleting,
+                        remedy: "it was deleted while it was being made; make it again",
+                    });
+                }
+                Err(StoreError::Conflict { .. }) => continue,
+                Err(error) => error,
+            };
+            let unknown = matches!(error, StoreError::OutcomeUnknown { .. });
+            let error = VolumeError::Store {
+                volume: name.clone(),
+                error,
+            };
+            if !unknown && lost.is_none() {
+                return Err(error);
+            }
+            let error = lost.get_or_insert(error);
+            if Instant::now() >= patience {
+                return Err(error.clone());
+            }
+            self.pause().await;
+        }
+    }
+
+    /// Replicas and file system are there: the volume can be used.
+    pub async fn finish_create(&self, id: VolumeId) -> Result<Volume, VolumeError> {
+        let done = self
+            .change(id, ChangeId::random(), |volume| match volume.state {
+                VolumeState::Ready => Ok(Step::Settled),
+                VolumeState::Creating => Ok(Step::write(VolumeRecord {
+                    state: VolumeState::Ready,
+                    ..volume.clone()
+                })),
+                VolumeState::Deleting => Err(VolumeError::State {
+                    volume: volume.name.clone(),
+                    state: volume.state,
+                    remedy: "it was deleted while it was being made; remove its replicas",
+                }),
+            })
+            .await?;
+        done.ok_or_else(|| VolumeError::NoSuch(id.to_string()))
+    }
+}
+
+fn existing(new: &NewVolume, volume: Volume) -> Result<Begun, VolumeError> {
+    if volume.id == new.record.id {
+        return Ok(Begun::Made(volume));
+    }
+    let differences = volume.spec.differences(&new.record.spec);
+    if differences.is_empty() {
+        return Ok(Begun::Existing(volume));
+    }
+    Err(VolumeError::Exists {
+        name: volume.record.name,
+        differences,
+    })
+}

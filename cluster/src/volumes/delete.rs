@@ -1,0 +1,78 @@
+//! A volume goes: its name at once, its record when the last node has removed its replica, also one that comes back
+//! later. Never while it is attached on a node that lives.
+
+use bulkhead_engine::ids::{NodeId, VolumeId};
+
+use super::change::{Step, Write};
+use super::{Volume, VolumeError, Volumes};
+use crate::schema::{ChangeId, VolumeRecord, VolumeState, name_key};
+
+impl Volumes {
+    /// Marks a volume, made or half made, as being deleted and frees its name. Refused while it is attached: on the
+    /// asking node, or on another that lives by its lease.
+    pub async fn begin_delete(&self, name: &str, asking: NodeId) -> Result<Volume, VolumeError> {
+        let volume = self
+            .by_name(name)
+            .await?
+            .ok_or_else(|| VolumeError::NoSuch(name.to_owned()))?;
+        self.begin_delete_of(volume.id, asking).await
+    }
+
+    /// The same for a volume known by its id; no fault if it is being deleted already.
+    pub async fn begin_delete_of(&self, id: VolumeId, asking: NodeId) -> Result<Volume, VolumeError> {
+        let change = ChangeId::random();
+        let decide = |volume: &VolumeRecord| {
+            if volume.state == VolumeState::Deleting {
+                return Ok(Step::Settled);
+            }
+            let mut record = volume.clone();
+            record.state = VolumeState::Deleting;
+            let holder = record.primary.take();
+            if let Some(primary) = &holder {
+                if primary.node == asking {
+                    return Err(VolumeError::Attached {
+                        volume: volume.name.clone(),
+                        node: "this one".to_owned(),
+                        primary: Box::new(primary.clone()),
+                    });
+                }
+                // A dead holder may come back: a new epoch keeps it from changing this record.
+                record.epoch = record
+                    .epoch
+                    .next()
+                    .ok_or_else(|| VolumeError::Epochs(volume.name.clone()))?;
+            }
+            Ok(Step::Write(Box::new(Write {
+                record,
+                if_dead: holder.map(|primary| primary.node),
+                remove: Some(name_key(&volume.name)?),
+            })))
+        };
+        let done = self.change(id, change, decide).await?;
+        done.ok_or_else(|| VolumeError::NoSuch(id.to_string()))
+    }
+
+    /// A node has removed its replicas of a volume that is being deleted. The record goes with the last one.
+    /// Gives the record while there is one.
+    pub async fn finish_delete(&self, id: VolumeId, node: NodeId) -> Result<Option<Volume>, VolumeError> {
+        self.change(id, ChangeId::random(), |volume| {
+            if volume.state != VolumeState::Deleting {
+                return Err(VolumeError::State {
+                    volume: volume.name.clone(),
+                    state: volume.state,
+                    remedy: "begin to delete it first",
+                });
+            }
+            let mut record = volume.clone();
+            record.replicas.retain(|replica| replica.node != node);
+            Ok(if record.replicas.is_empty() {
+                Step::Remove
+            } else if record.replicas.len() == volume.replicas.len() {
+                Step::Settled
+            } else {
+                Step::write(record)
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,210 @@
+//! Replicas leave, come back and are replaced: the changes of the record that a primary asks for (replication.md,
+//! sections 5 and 7). Only the holder of the record's attachment and epoch may; the last member stays.
+
+use bulkhead_engine::ids::{Epoch, NodeId, ReplicaId, Tick, VolumeId};
+
+use super::change::Step;
+use super::create::Placed;
+use super::{Volume, VolumeError, Volumes};
+use crate::schema::{ChangeId, Replica, ReplicaState, VolumeRecord};
+
+/// What a primary holds: proof that it is the one in the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its attachment.
+    pub attachment: ChangeId,
+    /// The epoch that it serves with.
+    pub epoch: Epoch,
+}
+
+/// One change of one replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicaChange {
+    /// A member is left behind with the settled tick.
+    Leave {
+        /// Which.
+        replica: ReplicaId,
+        /// The settled tick.
+        settled: Tick,
+    },
+    /// A stale replica gets every write from now on.
+    Rebuild {
+        /// Which.
+        replica: ReplicaId,
+    },
+    /// A rebuilt replica is a member.
+    Join {
+        /// Which.
+        replica: ReplicaId,
+    },
+    /// A rebuild is given up.
+    Abandon {
+        /// Which.
+        replica: ReplicaId,
+    },
+    /// A new replica, stale from the beginning.
+    Add {
+        /// Its identity.
+        replica: ReplicaId,
+        /// Where.
+        place: Placed,
+    },
+    /// A replica that is no member is not wanted any more.
+    Discard {
+        /// Which.
+        replica: ReplicaId,
+    },
+}
+
+impl ReplicaChange {
+    fn replica(&self) -> ReplicaId {
+        match self {
+            Self::Leave { replica, .. }
+            | Self::Rebuild { replica }
+            | Self::Join { replica }
+            | Self::Abandon { replica }
+            | Self::Add { replica, .. }
+            | Self::Discard { replica } => *replica,
+        }
+    }
+}
+
+impl Volumes {
+    /// Makes changes of replicas in one swap, as the primary that holds the volume. The epoch is raised by one if the
+    /// member set changes. `change` is the caller's own id: the same again, when an answer was lost, gives the same
+    /// outcome and not a second change.
+    ///
+    /// [`VolumeError::Replaced`]: this primary must stop serving.
+    pub async fn change_replicas(
+        &self,
+        id: VolumeId,
+        held: Held,
+        change: ChangeId,
+        wanted: &[ReplicaChange],
+    ) -> Result<Volume, VolumeError> {
+        let decide = |volume: &VolumeRecord| {
+            let ours = volume
+                .primary
+                .as_ref()
+                .is_some_and(|primary| primary.attachment == held.attachment);
+            if !ours || volume.epoch != held.epoch {
+                return Err(VolumeError::Replaced {
+                    volume: volume.name.clone(),
+                    held: held.epoch,
+                    found: volume.epoch,
+                });
+            }
+            apply(volume, wanted).map(Step::write)
+        };
+        let done = self.change(id, change, decide).await?;
+        let done = done.ok_or_else(|| VolumeError::NoSuch(id.to_string()))?;
+        // Made, but someone took the volume over between the swap and our reading of it.
+        if done
+            .primary
+            .as_ref()
+            .is_none_or(|primary| primary.attachment != held.attachment)
+        {
+            return Err(VolumeError::Replaced {
+                volume: done.record.name,
+                held: held.epoch,
+                found: done.record.epoch,
+            });
+        }
+        Ok(done)
+    }
+
+    /// A node has removed a replica that was not wanted any more.
+    pub async fn replica_removed(
+        &self,
+        id: VolumeId,
+        node: NodeId,
+        replica: ReplicaId,
+    ) -> Result<Option<Volume>, VolumeError> {
+        self.change(id, ChangeId::random(), |volume| {
+            let Some(found) = volume.replica(replica) else {
+                return Ok(Step::Settled);
+            };
+            if found.node != node || found.state != ReplicaState::Removing {
+                return Err(VolumeError::Replica {
+                    volume: volume.name.clone(),
+                    replica,
+                    reason: "is still wanted, and must not be removed",
+                });
+            }
+            let mut record = volume.clone();
+            record.replicas.retain(|other| other.id != replica);
+            Ok(Step::write(record))
+        })
+        .await
+    }
+}
+
+/// The record after the changes.
+fn apply(volume: &VolumeRecord, wanted: &[ReplicaChange]) -> Result<VolumeRecord, VolumeError> {
+    let mut record = volume.clone();
+    let before: Vec<ReplicaId> = volume.members().map(|replica| replica.id).collect();
+    for change in wanted {
+        let refuse = |reason| VolumeError::Replica {
+            volume: volume.name.clone(),
+            replica: change.replica(),
+            reason,
+        };
+        if let ReplicaChange::Add { replica, place } = *change {
+            if record
+                .replicas
+                .iter()
+                .any(|other| other.id == replica || other.node == place.node)
+            {
+                return Err(refuse("cannot be added: its node has one already"));
+            }
+            record.replicas.push(Replica {
+                id: replica,
+                node: place.node,
+                pool: place.pool,
+                state: ReplicaState::Stale { tick: Tick::ZERO },
+            });
+            continue;
+        }
+        let found = record
+            .replicas
+            .iter_mut()
+            .find(|replica| replica.id == change.replica());
+        let found = found.ok_or_else(|| refuse("is not in the record"))?;
+        found.state = match (*change, found.state) {
+            (ReplicaChange::Leave { settled, .. }, ReplicaState::Member) => {
+                ReplicaState::Stale { tick: settled }
+            }
+            (ReplicaChange::Rebuild { .. }, ReplicaState::Stale { tick }) => {
+                ReplicaState::Rebuilding { tick }
+            }
+            (ReplicaChange::Join { .. }, ReplicaState::Rebuilding { .. }) => ReplicaState::Member,
+            (ReplicaChange::Abandon { .. }, ReplicaState::Rebuilding { tick }) => {
+                ReplicaState::Stale { tick }
+            }
+            (ReplicaChange::Discard { .. }, ReplicaState::Member) => {
+                return Err(refuse("is in sync, and must leave before it is discarded"));
+            }
+            (ReplicaChange::Discard { .. }, _) => ReplicaState::Removing,
+            (ReplicaChange::Leave { .. }, _) => return Err(refuse("is not in sync, and cannot leave")),
+            (ReplicaChange::Rebuild { .. }, _) => return Err(refuse("is not stale, and cannot be rebuilt")),
+            (ReplicaChange::Join { .. } | ReplicaChange::Abandon { .. }, _) => {
+                return Err(refuse("is not being rebuilt"));
+            }
+            (ReplicaChange::Add { .. }, state) => state,
+        };
+    }
+    let after: Vec<ReplicaId> = record.members().map(|replica| replica.id).collect();
+    if after.is_empty() {
+        return Err(VolumeError::LastMember {
+            volume: volume.name.clone(),
+            replica: before.first().copied().unwrap_or(ReplicaId::from_u128(0)),
+        });
+    }
+    if after != before {
+        record.epoch = record
+            .epoch
+            .next()
+            .ok_or_else(|| VolumeError::Epochs(volume.name.clone()))?;
+    }
+    Ok(record)
+}

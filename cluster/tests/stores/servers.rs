@@ -1,0 +1,357 @@
+//! Real servers on loopback, each with ports and a directory of its own. They die with the test that started them,
+//! also when it panics or is killed.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::support::until;
+
+/// The kernel's death signal follows the *thread* that started a process, so one thread that never ends starts all.
+fn spawn(command: Command) -> Child {
+    type Order = (Command, Sender<std::io::Result<Child>>);
+    static NURSE: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
+    let nurse = NURSE.get_or_init(|| {
+        let (orders, inbox) = channel::<Order>();
+        thread::spawn(move || {
+            for (mut command, answer) in inbox {
+                let _ = answer.send(command.spawn());
+            }
+        });
+        Mutex::new(orders)
+    });
+    let (answer, child) = channel();
+    nurse.lock().unwrap().send((command, answer)).unwrap();
+    child.recv().unwrap().unwrap()
+}
+
+/// A port of loopback that nobody uses right now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// A directory for servers' data: in memory where there is room, because the disk's speed is not what is tested.
+pub fn data_dir() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let builder = || {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("bulkhead-store-");
+        builder
+    };
+    builder()
+        .tempdir_in(memory)
+        .or_else(|_| builder().tempdir())
+        .unwrap()
+}
+
+/// A server that can be killed, paused and started again.
+pub struct Server {
+    program: PathBuf,
+    args: Vec<String>,
+    log: PathBuf,
+    child: Mutex<Option<Child>>,
+}
+
+impl Server {
+    pub fn start(program: &Path, args: Vec<String>, log: PathBuf) -> Self {
+        let server = Self {
+            program: program.to_owned(),
+            args,
+            log,
+            child: Mutex::new(None),
+        };
+        server.restart();
+        server
+    }
+
+    pub fn restart(&self) {
+        self.kill();
+        let log = File::options().create(true).append(true).open(&self.log).unwrap();
+        let mut command = Command::new("setpriv");
+        command
+            .arg("--pdeathsig")
+            .arg("KILL")
+            .arg(&self.program)
+            .args(&self.args);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        *self.child.lock().unwrap() = Some(spawn(command));
+    }
+
+    pub fn kill(&self) {
+        if let Some(mut child) = self.child.lock().unwrap().take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        if let Some(child) = &*self.child.lock().unwrap() {
+            let pid = child.id().to_string();
+            assert!(
+                Command::new("kill")
+                    .args(["-s", signal, &pid])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// An etcd cluster.
+pub struct EtcdCluster {
+    pub servers: Vec<Server>,
+    pub clients: Vec<u16>,
+    _dir: TempDir,
+}
+
+impl EtcdCluster {
+    /// Members that are ready.
+    pub async fn start(members: usize) -> Self {
+        Self::start_with(members, &[]).await
+    }
+
+    pub async fn start_with(members: usize, more: &[String]) -> Self {
+        let dir = data_dir();
+        let clients: Vec<u16> = (0..members).map(|_| free_port()).collect();
+        let peers: Vec<u16> = (0..members).map(|_| free_port()).collect();
+        let tls = more.iter().any(|arg| arg.starts_with("--cert-file"));
+        let scheme = if tls { "https" } else { "http" };
+        let all: Vec<String> = peers
+            .iter()
+            .enumerate()
+            .map(|(n, port)| format!("m{n}=http://127.0.0.1:{port}"))
+            .collect();
+        let servers = (0..members)
+            .map(|n| {
+                let (client, peer) = (
+                    format!("{scheme}://127.0.0.1:{}", clients[n]),
+                    format!("http://127.0.0.1:{}", peers[n]),
+                );
+                let mut args: Vec<String> = [
+                    ("--name", format!("m{n}")),
+                    (
+                        "--data-dir",
+                        dir.path().join(format!("m{n}")).display().to_string(),
+                    ),
+                    ("--listen-client-urls", client.clone()),
+                    ("--advertise-client-urls", client),
+                    ("--listen-peer-urls", peer.clone()),
+                    ("--initial-advertise-peer-urls", peer),
+                    ("--initial-cluster", all.join(",")),
+                    ("--heartbeat-interval", "60".to_owned()),
+                    ("--election-timeout", "600".to_owned()),
+                    ("--max-txn-ops", "128".to_owned()),
+                ]
+                .into_iter()
+                .flat_map(|(flag, value)| [flag.to_owned(), value])
+                .collect();
+                args.extend(more.iter().cloned());
+                Server::start(Path::new("etcd"), args, dir.path().join(format!("m{n}.log")))
+            })
+            .collect();
+        let cluster = Self {
+            servers,
+            clients,
+            _dir: dir,
+        };
+        if !tls {
+            cluster.ready().await;
+        }
+        cluster
+    }
+
+    /// Waits until every member answers.
+    pub async fn ready(&self) {
+        for port in &self.clients {
+            until(Duration::from_secs(30), "an etcd member", || async {
+                match etcd_client::Client::connect([format!("127.0.0.1:{port}")], None).await {
+                    Ok(mut client) => tokio::time::timeout(Duration::from_secs(1), client.get("ready", None))
+                        .await
+                        .is_ok_and(|answer| answer.is_ok()),
+                    Err(_) => false,
+                }
+            })
+            .await;
+        }
+    }
+
+    pub fn url(&self) -> String {
+        let hosts: Vec<String> = self
+            .clients
+            .iter()
+            .map(|port| format!("127.0.0.1:{port}"))
+            .collect();
+        format!("etcd://{}", hosts.join(","))
+    }
+
+    pub async fn client(&self, member: usize) -> etcd_client::Client {
+        etcd_client::Client::connect([format!("127.0.0.1:{}", self.clients[member])], None)
+            .await
+            .unwrap()
+    }
+
+    /// Which member leads.
+    pub async fn leader(&self) -> usize {
+        for member in 0..self.servers.len() {
+            let mut client = self.client(member).await;
+            let asked = tokio::time::timeout(Duration::from_secs(2), client.status()).await;
+            if let Ok(Ok(status)) = asked
+                && status.leader() == status.header().unwrap().member_id()
+            {
+                return member;
+            }
+        }
+        panic!("no leader");
+    }
+}
+
+/// The Consul program, fetched once if this machine has none.
+fn consul_program() -> PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let fetch = || {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fetch-consul.sh");
+        let output = Command::new("bash")
+            .arg(script)
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "Consul could not be fetched; see above");
+        PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+    };
+    PROGRAM.get_or_init(fetch).clone()
+}
+
+/// A Consul cluster of servers.
+pub struct ConsulCluster {
+    pub servers: Vec<Server>,
+    pub clients: Vec<u16>,
+    /// The ports by which the servers name their leader.
+    internal: Vec<u16>,
+    _dir: TempDir,
+}
+
+impl ConsulCluster {
+    /// Servers that are ready.
+    pub async fn start(members: usize) -> Self {
+        let cluster = Self::start_with(members, &serde_json::json!({}));
+        cluster.ready().await;
+        cluster
+    }
+
+    pub fn start_with(members: usize, more: &serde_json::Value) -> Self {
+        let dir = data_dir();
+        let ports = || (0..members).map(|_| free_port()).collect::<Vec<u16>>();
+        let (clients, internal, gossip, wide) = (ports(), ports(), ports(), ports());
+        let tls = more.get("cert_file").is_some();
+        let servers = (0..members)
+            .map(|n| {
+                let mut config = serde_json::json!({
+                    "server": true,
+                    "bootstrap_expect": members,
+                    "node_name": format!("m{n}"),
+                    "data_dir": dir.path().join(format!("m{n}")),
+                    "bind_addr": "127.0.0.1",
+                    "client_addr": "127.0.0.1",
+                    "disable_host_node_id": true,
+                    "disable_update_check": true,
+                    "performance": { "raft_multiplier": 1 },
+                    "limits": { "http_max_conns_per_client": 5000 },
+                    "ports": {
+                        "http": if tls { -1 } else { i32::from(clients[n]) },
+                        "https": if tls { i32::from(clients[n]) } else { -1 },
+                        "dns": -1, "grpc": -1,
+                        "server": internal[n], "serf_lan": gossip[n], "serf_wan": wide[n],
+                    },
+                    "retry_join": gossip.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>(),
+                    "retry_interval": "1s",
+                });
+                for (key, value) in more.as_object().unwrap() {
+                    config[key] = value.clone();
+                }
+                let file = dir.path().join(format!("m{n}.json"));
+                std::fs::write(&file, config.to_string()).unwrap();
+                let args = vec![
+                    "agent".to_owned(),
+                    "-config-file".to_owned(),
+                    file.display().to_string(),
+                ];
+                Server::start(&consul_program(), args, dir.path().join(format!("m{n}.log")))
+            })
+            .collect();
+        Self {
+            servers,
+            clients,
+            internal,
+            _dir: dir,
+        }
+    }
+
+    /// Waits until every server answers with a leader.
+    pub async fn ready(&self) {
+        for port in &self.clients {
+            until(Duration::from_secs(40), "a Consul server", async || {
+                let url = format!("http://127.0.0.1:{port}/v1/kv/ready?consistent");
+                let asked = tokio::time::timeout(Duration::from_secs(2), reqwest::get(url)).await;
+                matches!(asked, Ok(Ok(answer)) if answer.status() == 404)
+            })
+            .await;
+        }
+    }
+
+    pub fn url(&self) -> String {
+        let hosts: Vec<String> = self
+            .clients
+            .iter()
+            .map(|port| format!("127.0.0.1:{port}"))
+            .collect();
+        format!("consul://{}", hosts.join(","))
+    }
+
+    /// Which server leads.
+    pub async fn leader(&self) -> usize {
+        for port in &self.clients {
+            let url = format!("http://127.0.0.1:{port}/v1/status/leader");
+            let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_secs(2), reqwest::get(url)).await else {
+                continue;
+            };
+            let leader = answer.text().await.unwrap();
+            let found = self
+                .internal
+                .iter()
+                .position(|port| leader.contains(&format!(":{port}\"")));
+            if let Some(found) = found {
+                return found;
+            }
+        }
+        panic!("no leader");
+    }
+}
