@@ -416,3 +416,48 @@ fn one_life(dirs: &HostDirs, tmp: &Path) -> Outcome {
     assert!(report.is_clean(), "{report:?}");
     Ok(())
 }
+
+#[test]
+fn a_panic_in_the_device_fails_the_volume_and_nothing_else() -> Outcome {
+    let (bench, other) = (Bench::new()?, Bench::new()?);
+    let (attachment, device) = mounted(&bench)?;
+    let (sound, _device) = mounted(&other)?;
+    device.panic();
+    let mut file = File::create(bench.target().join("file"))?;
+    assert!(file.write_all(&[1; 4096]).and_then(|()| file.sync_all()).is_err());
+    drop(file);
+    assert!(
+        eventually(LIMIT, || !attachment.is_alive()),
+        "a volume went on after a panic"
+    );
+    let report = attachment.detach(LIMIT);
+    assert!(!report.loop_lingers && !report.thread_lingers, "{report:?}");
+    assert_eq!(bench.traces()?, [""; 0]);
+    fs::write(other.target().join("file"), "sound")?;
+    assert!(sound.is_alive() && sound.detach(LIMIT).is_clean());
+    Ok(())
+}
+
+#[test]
+fn a_fenced_volume_in_use_is_taken_away_without_delay() -> Outcome {
+    let bench = Bench::new()?;
+    let (attachment, _device) = mounted(&bench)?;
+    let file = File::create(bench.target().join("file"))?;
+    attachment.abort()?;
+    assert!(eventually(LIMIT, || !attachment.is_alive()));
+    let start = Instant::now();
+    let report = attachment.detach(Duration::from_secs(60));
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}: {report:?}",
+        start.elapsed()
+    );
+    assert_eq!(report.lazily.len(), 1, "{report:?}");
+    drop(file);
+    assert!(
+        eventually(LIMIT, || bench.traces().is_ok_and(|traces| traces.is_empty())),
+        "{:?}",
+        bench.traces()?
+    );
+    Ok(())
+}

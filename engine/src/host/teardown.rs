@@ -22,6 +22,9 @@ const AFTER_ABORT: Duration = Duration::from_secs(5);
 /// device that changes (udev) hold it for a moment.
 const PASSING_USERS: Duration = Duration::from_secs(2);
 
+/// How long a mount that is in use is tried to be taken away in the normal way, on a device that has failed.
+const DEAD: Duration = Duration::from_millis(200);
+
 /// How an attachment ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DetachReport {
@@ -140,7 +143,13 @@ impl Remains<'_> {
 
     /// Half of the time for the normal way; a third of the rest to write back; then by force.
     fn unmount(&self, mount: &MountInfo, deadline: Deadline, report: &mut DetachReport) {
-        match mounts::unmount(&mount.target, share(deadline, 2)) {
+        // What fails already, as that of a fenced volume, need not be waited for.
+        let patience = if self.transport.is_alive() {
+            share(deadline, 2)
+        } else {
+            DEAD
+        };
+        match mounts::unmount(&mount.target, patience) {
             Ok(()) => return,
             Err(super::HostError::TimedOut { .. }) => self.abort(report),
             Err(error) => {
