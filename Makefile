@@ -1,4 +1,52 @@
-# The two commands: `make up` gives a working single node, `make test` runs every test.
-.PHONY: test
-test:
-	cargo test --workspace
+# The two commands: `make up` gives a working single node, `make test` runs every test. What is longer than a few
+# lines lies in scripts/.
+
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+export PREFIX ?= /usr/local
+export DESTDIR ?=
+export PLUGIN ?= bulkhead:latest
+export PURGE ?=
+
+SEEDS ?= 2000
+FROM ?= 0
+
+.PHONY: sim sim-faults help up down build install uninstall plugin test lint fmt
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+up: build ## a working node: Docker, a pool of 10 GB, the daemon, and a volume shown
+	@$(SUDO) scripts/up.sh
+
+down: ## undoes make up; PURGE=1 removes the volumes too
+	@$(SUDO) env PURGE=$(PURGE) scripts/down.sh
+
+build: ## the binary, in target/release
+	@scripts/deps.sh build
+	@scripts/build.sh
+
+install: build ## binary, systemd unit and socket, configuration; knows PREFIX and DESTDIR
+	@$(if $(DESTDIR),,$(SUDO)) env PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/install.sh install
+
+uninstall: ## removes what make install has put in place; data and configuration stay
+	@$(if $(DESTDIR),,$(SUDO)) env PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/install.sh uninstall
+
+plugin: ## the managed Docker plugin, named PLUGIN
+	@scripts/deps.sh build run
+	@scripts/plugin-folder.sh
+	@$(SUDO) env PLUGIN=$(PLUGIN) scripts/plugin.sh
+
+test: ## formatting, lints, documentation and every test; needs root
+	@scripts/test.sh
+
+lint: ## formatting and lints
+	@scripts/lint.sh
+
+fmt: ## formats the sources
+	@cargo fmt --all
+
+sim: ## simulates SEEDS runs of the replication from seed FROM on
+	@cargo run --quiet --release --package bulkhead-sim --bin sim -- run --seeds $(SEEDS) --from $(FROM)
+
+sim-faults: ## looks for every deliberate fault with the simulation
+	@cargo run --quiet --release --package bulkhead-sim --bin sim --features faults --target-dir target/faults -- faults

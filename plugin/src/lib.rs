@@ -1,1 +1,26 @@
-//! (skeleton)
+//! The faces of Bulkhead: the Docker volume driver, the command line, and the daemon that wires them to the engine
+//! and the cluster. It uses the public faces of those two only.
+//!
+//! | room | owns |
+//! |---|---|
+//! | [`service`] | the one trait through which every face asks for a volume to be made, mounted, shown |
+//! | [`options`] | what a person may ask of a volume, parsed and checked |
+//! | [`http`] | a Unix socket that speaks HTTP, with deadlines and limits |
+//! | [`locks`] | one lock per volume name |
+//! | [`docker`] | Docker's volume driver protocol, and the table of who has what mounted |
+//! | [`api`] | the JSON interface behind the command line |
+//! | [`config`] | one struct from file, environment and flags |
+//! | [`cli`] | the command line |
+//! | [`daemon`] | the wiring: engine, cluster and faces in one process |
+//! | [`telemetry`] | logs, and the word to systemd that all is ready |
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod docker;
+pub mod http;
+pub mod locks;
+pub mod options;
+pub mod service;
+pub mod telemetry;

@@ -1,2 +1,23 @@
-//! The `bulkhead` binary.
-fn main() {}
+//! The `bulkhead` binary: the command line, and with `daemon` the daemon.
+
+use std::process::ExitCode;
+
+use bulkhead::cli::{self, Command};
+use bulkhead::daemon;
+
+fn main() -> ExitCode {
+    let cli = cli::parse();
+    match cli.command {
+        Command::Daemon(mut args) => {
+            args.set_socket(cli.socket);
+            daemon::main(&args)
+        }
+        _ => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(cli::run(cli)),
+            Err(error) => {
+                eprintln!("bulkhead: cannot start: {error}");
+                cli::Code::Failed.into()
+            }
+        },
+    }
+}

@@ -1,1 +1,46 @@
-//! (skeleton)
+//! The lab: real hosts for tests, on one machine.
+//!
+//! A test asks for a [`Host`], which has a network, a process tree, mounts, `/run` and `/etc` of its own; starts a real
+//! dockerd on it ([`Dockerd`]) and the real daemon ([`Bulkhead`]); and takes anything away at any time, as a broken machine
+//! would. Nothing here is a stand-in: the kernel, dockerd, PostgreSQL and the file systems are the ones users have.
+//!
+//! | file | owns |
+//! |---|---|
+//! | [`command`] | one command with a deadline, whose failure tells what it printed |
+//! | [`wait`] | waiting for a condition, never for ever |
+//! | [`programs`] | where the binary under test is, and that it is the newest |
+//! | [`host`] | a host: its namespaces, its first process, its end |
+//! | [`service`] | a long-running process on a host |
+//! | [`dockerd`] | a dockerd on a host, and the docker command line |
+//! | [`image`] | container images made of this machine's own programs, without a registry |
+//! | [`bulkhead`] | the daemon under test on a host |
+//! | [`managed`] | the daemon under test as a managed plugin |
+//! | [`node`] | a host with the daemon, a pool and dockerd, as a user has it |
+//! | [`postgres`] | a database in a container, its load, and what proves that it is undamaged |
+//! | [`leaks`] | what a host must not leave behind |
+//!
+//! It needs root. Two rules hold everywhere: every wait has a deadline, and everything that was started ends with the value
+//! that stands for it, also when a test panics or is killed (a host's first process ends when its standard input does, and
+//! with it every process, mount and namespace of that host).
+
+pub mod bulkhead;
+pub mod command;
+pub mod dockerd;
+pub mod host;
+pub mod image;
+pub mod leaks;
+pub mod managed;
+pub mod node;
+pub mod postgres;
+pub mod programs;
+pub mod service;
+pub mod wait;
+
+pub use bulkhead::Bulkhead;
+pub use command::Cmd;
+pub use dockerd::Dockerd;
+pub use host::Host;
+pub use managed::ManagedPlugin;
+pub use node::Node;
+pub use postgres::Postgres;
+pub use service::Service;

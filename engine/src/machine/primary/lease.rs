@@ -1,0 +1,88 @@
+//! The read lease (sections 2 and 6): what was read is answered only while every member still takes this primary for the
+//! volume's.
+
+use super::Primary;
+use super::api::Action;
+use super::peer::{PeerId, Peers, Purpose, each};
+use crate::ids::Tick;
+use crate::machine::faults::Fault;
+use crate::machine::payload::Payload;
+use crate::machine::protocol::Request;
+use crate::machine::time::Time;
+
+impl<P: Payload> Primary<P> {
+    /// Whose leases reads depend on: the members', and a joining replica's, as it may be a member already.
+    fn lessors(&self) -> Peers {
+        self.members | self.joint
+    }
+
+    pub(super) fn leases_hold(&self) -> bool {
+        each(self.lessors()).all(|peer| self.peers[peer].lease_until > self.now)
+    }
+
+    /// Pings those whose lease has run out.
+    pub(super) fn ask_for_leases(&mut self, out: &mut Vec<Action<P>>) {
+        for peer in each(self.lessors()) {
+            if self.peers[peer].lease_until <= self.now {
+                self.ping(peer, out);
+            }
+        }
+    }
+
+    /// A request that was sent at that time has been answered by a replica that still serves this primary.
+    pub(super) fn renew_lease(&mut self, peer: PeerId, sent_at: Time) {
+        let until = sent_at + self.config.lease_used();
+        let peer = &mut self.peers[peer];
+        peer.lease_until = peer.lease_until.max(until);
+    }
+
+    /// Answers the reads that waited, if they may be answered now.
+    pub(super) fn serve_lease_waiters(&mut self, out: &mut Vec<Action<P>>) {
+        if self.lease_waiters.is_empty() {
+            return;
+        }
+        if !self.leases_hold() {
+            self.ask_for_leases(out);
+            return;
+        }
+        for place in std::mem::take(&mut self.lease_waiters) {
+            self.read_done(place, out);
+        }
+    }
+
+    pub(super) fn ping(&mut self, peer: PeerId, out: &mut Vec<Action<P>>) {
+        let settled = self.settled_for(peer);
+        let now = self.now;
+        let at = &mut self.peers[peer];
+        if at.ping_out || !at.is_up() {
+            return;
+        }
+        at.ping_out = true;
+        at.last_ping = now;
+        at.told = settled;
+        self.send(peer, Request::Ping { settled }, Purpose::Ping, out);
+    }
+
+    /// What this peer is told as settled: nothing while its chunks are not all accounted for.
+    pub(super) fn settled_for(&self, peer: PeerId) -> Tick {
+        let peer = &self.peers[peer];
+        let may_know = match peer.rebuild() {
+            Some(rebuild) => rebuild.is_marked() || self.config.faults.has(Fault::DurableDuringRebuild),
+            None => peer.is_member(),
+        };
+        if may_know { self.settled } else { Tick::ZERO }
+    }
+
+    /// Tells the settled tick where it is not known, and keeps leases and connections alive.
+    pub(super) fn ping_where_due(&mut self, out: &mut Vec<Action<P>>) {
+        let interval = self.config.lease / 4;
+        for peer in 0..self.peers.len() {
+            let at = &self.peers[peer];
+            let stale = at.told < self.settled_for(peer);
+            let silent = !at.local && self.now.since(at.last_ping) >= interval;
+            if at.is_up() && (stale || silent) {
+                self.ping(peer, out);
+            }
+        }
+    }
+}

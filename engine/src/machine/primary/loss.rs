@@ -1,0 +1,217 @@
+//! Losing a member (section 5): condemned, removed by a swap, the new epoch persisted by the others, and only then are
+//! the operations acknowledged that it did not answer.
+
+use super::api::{Action, EndReason};
+use super::ops::Pending;
+use super::peer::{Condemned, PeerId, Peers, Purpose, Sent, Standing, bit, each};
+use super::store::Change;
+use super::{Phase, Primary};
+use crate::format::FailCause;
+use crate::ids::Epoch;
+use crate::machine::faults::Fault;
+use crate::machine::payload::Payload;
+use crate::machine::protocol::{Request, Role};
+
+/// A new epoch on its way to the members' disks.
+#[derive(Debug)]
+pub(super) struct Raising {
+    pub(super) epoch: Epoch,
+    /// Members that have not made it durable yet.
+    pub(super) waiting: Peers,
+    /// Removed replicas whose answers are waited for until then.
+    removed: Peers,
+}
+
+impl<P: Payload> Primary<P> {
+    /// Members, and the replica whose joining is under way: it may be a member already.
+    pub(super) fn counted(&self) -> Peers {
+        match self.lane.pending_change() {
+            Some(Change::Join(peer)) => self.members | bit(peer),
+            _ => self.members,
+        }
+    }
+
+    /// Those of them that have to go.
+    pub(super) fn condemned_members(&self) -> Peers {
+        let condemned = |peer: &PeerId| self.peers[*peer].condemned.is_some();
+        each(self.counted())
+            .filter(condemned)
+            .fold(0, |all, peer| all | bit(peer))
+    }
+
+    fn sound_members(&self) -> Peers {
+        let sound = |peer: &PeerId| self.peers[*peer].is_sound_member();
+        each(self.members)
+            .filter(sound)
+            .fold(0, |all, peer| all | bit(peer))
+    }
+
+    /// This replica cannot go on as a member.
+    pub(super) fn condemn_finally(
+        &mut self,
+        peer: PeerId,
+        cause: Option<FailCause>,
+        out: &mut Vec<Action<P>>,
+    ) {
+        self.peers[peer].condemned = Some(Condemned::Final(cause));
+        self.hang_up(peer, out);
+        self.stirred = true;
+    }
+
+    /// Condemns members that are away or do not answer, as long as another one is sound: with the last one there is
+    /// nothing but patience.
+    pub(super) fn condemn_late(&mut self, out: &mut Vec<Action<P>>) {
+        let deadline = if self.phase == Phase::Opening {
+            self.config.open_patience
+        } else {
+            self.config.member_deadline
+        };
+        for peer in 0..self.peers.len() {
+            let at = &self.peers[peer];
+            let away = at
+                .down_since
+                .is_some_and(|since| self.now.since(since) >= deadline);
+            let oldest = at.outstanding.first_key_value().map(|(_, sent)| sent.since);
+            let late = at.is_up() && oldest.is_some_and(|since| self.now.since(since) >= deadline);
+            if !(away || late) || at.condemned.is_some() {
+                continue;
+            }
+            if at.is_member() || self.is_joining(peer) {
+                let others = self.sound_members() & !bit(peer);
+                if others != 0 {
+                    self.peers[peer].condemned = Some(Condemned::Away);
+                    if late {
+                        self.hang_up(peer, out);
+                    }
+                    self.stirred = true;
+                }
+            } else if at.rebuild().is_some() {
+                self.drop_rebuild(peer, out);
+            } else if !at.outstanding.is_empty() && late {
+                self.hang_up(peer, out);
+            }
+        }
+    }
+
+    /// Removes the condemned members from the record, if another one is sound (step 3 and 4).
+    pub(super) fn remove_condemned(&mut self, out: &mut Vec<Action<P>>) {
+        let condemned = self.condemned_members();
+        if condemned == 0 || self.lane.pending.is_some() {
+            return;
+        }
+        let is_final = |peer: PeerId| match self.peers[peer].condemned {
+            Some(Condemned::Final(cause)) => Some(cause),
+            _ => None,
+        };
+        if self.sound_members() == 0 && !self.config.faults.has(Fault::LastMemberRemoved) {
+            let causes: Vec<_> = each(self.members).filter_map(is_final).collect();
+            if causes.len() == each(self.members).count() {
+                let cause = causes.into_iter().flatten().next();
+                self.end(EndReason::LastMemberFailed(cause), out);
+            }
+            return;
+        }
+        self.change(Change::Remove(condemned), out);
+        if self.config.faults.has(Fault::AckBeforeSwap) {
+            for peer in each(condemned) {
+                self.let_go(peer, out);
+            }
+        }
+    }
+
+    /// The swap is done: those replicas are no members any more.
+    pub(super) fn removed(&mut self, removed: Peers, out: &mut Vec<Action<P>>) {
+        for peer in each(removed) {
+            self.hang_up(peer, out);
+            let at = &mut self.peers[peer];
+            at.standing = Standing::Outside;
+            at.condemned = None;
+            at.incarnation = None;
+            at.opened = None;
+        }
+        self.members &= !removed;
+        self.receivers &= !removed;
+        self.abort_convergence();
+        // Whoever copies from a removed replica starts again.
+        for peer in 0..self.peers.len() {
+            let source = self.peers[peer].rebuild().map(|rebuild| rebuild.source);
+            if source.is_some_and(|source| removed & bit(source) != 0) {
+                self.drop_rebuild(peer, out);
+            }
+        }
+        self.raise_epoch(removed, out);
+    }
+
+    /// Goes on in the record's epoch, and has everyone persist it.
+    pub(super) fn raise_epoch(&mut self, removed: Peers, out: &mut Vec<Action<P>>) {
+        let epoch = self.lane.record.epoch;
+        self.epoch = epoch;
+        self.ticks.enter(epoch);
+        let before = self.raising.take().map_or(0, |raising| raising.removed);
+        self.raising = Some(Raising {
+            epoch,
+            waiting: self.members,
+            removed: before | removed,
+        });
+        for peer in 0..self.peers.len() {
+            let at = &self.peers[peer];
+            if !at.is_up() {
+                continue;
+            }
+            let role = if at.is_member() {
+                Role::Member
+            } else {
+                Role::Rebuild
+            };
+            self.send(peer, Request::Raise { epoch, role }, Purpose::Raise(epoch), out);
+        }
+        self.stirred = true;
+    }
+
+    /// Acknowledges what was held, once the members have the new epoch on disk.
+    pub(super) fn finish_raising(&mut self, out: &mut Vec<Action<P>>) {
+        if self
+            .raising
+            .as_ref()
+            .is_none_or(|raising| raising.waiting & self.members != 0)
+        {
+            return;
+        }
+        let removed = self.raising.take().map_or(0, |raising| raising.removed);
+        for peer in each(removed) {
+            self.let_go(peer, out);
+        }
+        self.serve_lease_waiters(out);
+        self.stirred = true;
+    }
+
+    /// Nobody waits for this replica any more.
+    pub(super) fn let_go(&mut self, peer: PeerId, out: &mut Vec<Action<P>>) {
+        for (_, Sent { purpose, .. }) in std::mem::take(&mut self.peers[peer].outstanding) {
+            match purpose {
+                Purpose::CopyRead(job) | Purpose::CopyWrite(job) => self.copy_aborted(peer, job, out),
+                Purpose::Release => self.releasing &= !bit(peer),
+                Purpose::Op { .. }
+                | Purpose::Raise(_)
+                | Purpose::Ping
+                | Purpose::Nothing
+                | Purpose::Converge { .. }
+                | Purpose::Rebuild { .. } => {}
+            }
+        }
+        // Also operations that it has answered with a refusal, and that were held until it was gone.
+        let waits = |(_, pending): &(u32, &Pending<P>)| pending.needs & bit(peer) != 0;
+        let waiting: Vec<(u32, u64)> = self
+            .ops
+            .iter()
+            .filter(waits)
+            .map(|(place, pending)| (place, pending.count))
+            .collect();
+        for (place, count) in waiting {
+            if let Some(pending) = self.ops.get_mut(place).filter(|pending| pending.count == count) {
+                pending.needs &= !bit(peer);
+                self.op_advanced(place, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,530 @@
+//! One attached volume: orders its operations, keeps its members in agreement, loses and regains them, and steps down
+//! when it is not the volume's primary any more. Sections 4 to 7 of the design; knows no store, link or kernel.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `api` | events, actions, configuration |
+//! | `ops`, `lock`, `ticks` | operations in flight, their order, the volume's clock |
+//! | `peer`, `link` | a replica as seen from here, the connection to it |
+//! | `lease` | the read lease |
+//! | `store` | changes of the record |
+//! | `loss` | members that go |
+//! | `converge` | members made identical before serving |
+//! | `copy`, `rebuild` | replicas that come |
+
+mod api;
+mod converge;
+mod copy;
+mod lease;
+mod link;
+mod lock;
+mod loss;
+mod ops;
+mod peer;
+mod rebuild;
+mod store;
+mod ticks;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::ids::{Epoch, Tick};
+use crate::io::IoError;
+use crate::machine::faults::Fault;
+use crate::machine::payload::Payload;
+use crate::machine::protocol::{Request, RequestId};
+use crate::machine::record::{MemberState, Record};
+use crate::machine::slab::Slab;
+use crate::machine::time::Time;
+
+pub use api::{Action, EndReason, Event, Op, OpId, PrimaryConfig, Revision, SwapOutcome};
+pub use rebuild::RebuildProgress;
+
+use converge::Converge;
+use copy::CopyJob;
+use lock::RangeLock;
+use loss::Raising;
+use ops::Pending;
+use peer::{Link, MAX_PEERS, Peer, PeerId, Peers, Purpose, Standing, bit, each};
+use store::{Change, Lane};
+use ticks::Ticks;
+
+/// How far a primary is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Opening the members and making them identical.
+    Opening,
+    /// Serving operations.
+    Serving,
+    /// Detaching in order.
+    Releasing,
+    /// Over.
+    Ended,
+}
+
+/// A replica as [`Primary::status`] shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The replica.
+    pub replica: crate::ids::ReplicaId,
+    /// Whether it is in sync.
+    pub member: bool,
+    /// Whether it can be reached.
+    pub connected: bool,
+    /// How far its rebuild is, if there is one.
+    pub rebuild: Option<RebuildProgress>,
+}
+
+/// The machine of one attached volume.
+#[derive(Debug)]
+pub struct Primary<P> {
+    config: PrimaryConfig,
+    now: Time,
+    timer: Option<Time>,
+    phase: Phase,
+    /// The epoch in which this primary was attached, and the one that it is in.
+    term: Epoch,
+    epoch: Epoch,
+    lane: Lane,
+    peers: Vec<Peer<P>>,
+    members: Peers,
+    /// Who is sent every write: the members, and replicas under rebuild.
+    receivers: Peers,
+    /// Replicas in the joint phase.
+    joint: Peers,
+    request_count: u64,
+    attempts: u64,
+
+    lock: RangeLock,
+    ticks: Ticks,
+    tick_raised: Time,
+    settled: Tick,
+    ops: Slab<Pending<P>>,
+    op_count: u64,
+    op_order: VecDeque<(u32, u64)>,
+    start_count: u64,
+    /// Operations that came before the volume was served.
+    early: Vec<u32>,
+    lease_waiters: Vec<u32>,
+
+    raising: Option<Raising>,
+    serve_after: Time,
+    converge: Option<Converge>,
+    converged: bool,
+    copies: BTreeMap<u64, CopyJob>,
+    copy_count: u64,
+    rounds: u64,
+    /// A replica has refused this primary for an epoch that it does not know: which, and since when.
+    doubt: Option<(Epoch, Time)>,
+    /// Since when there is no member to be counted on.
+    alone_since: Option<Time>,
+    releasing: Peers,
+    release_since: Option<Time>,
+    release_told: bool,
+    /// Something has changed that more than the hot path has to look at.
+    stirred: bool,
+}
+
+impl<P: Payload> Primary<P> {
+    /// The primary of a volume whose record names this node as such, in an epoch that no other primary has had. Opens the
+    /// members, makes them identical, and then serves.
+    pub fn attach(
+        now: Time,
+        config: PrimaryConfig,
+        record: Record,
+        revision: Revision,
+        out: &mut Vec<Action<P>>,
+    ) -> Self {
+        let epoch = record.epoch;
+        let mut primary = Self {
+            config,
+            now,
+            timer: None,
+            phase: Phase::Opening,
+            term: epoch,
+            epoch,
+            lane: Lane::new(record, revision),
+            peers: Vec::new(),
+            members: 0,
+            receivers: 0,
+            joint: 0,
+            request_count: 0,
+            attempts: 0,
+            lock: RangeLock::default(),
+            ticks: Ticks::of(epoch),
+            tick_raised: now,
+            settled: Tick::ZERO,
+            ops: Slab::new(),
+            op_count: 0,
+            op_order: VecDeque::new(),
+            start_count: 0,
+            early: Vec::new(),
+            lease_waiters: Vec::new(),
+            raising: None,
+            serve_after: now,
+            converge: None,
+            converged: false,
+            copies: BTreeMap::new(),
+            copy_count: 0,
+            rounds: 0,
+            doubt: None,
+            alone_since: None,
+            releasing: 0,
+            release_since: None,
+            release_told: false,
+            stirred: true,
+        };
+        primary.add_peers();
+        primary.follow_up(out);
+        primary
+    }
+
+    /// How far it is.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The epoch that it is in.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The tick that a write which came now would be stamped with.
+    pub fn tick(&self) -> Tick {
+        self.ticks.current()
+    }
+
+    /// The newest tick all of whose writes are done.
+    pub fn settled(&self) -> Tick {
+        self.settled
+    }
+
+    /// Operations that have not been completed.
+    pub fn in_flight(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// The record as it is known here.
+    pub fn record(&self) -> &Record {
+        &self.lane.record
+    }
+
+    /// The replicas, as they are seen from here.
+    pub fn status(&self) -> impl Iterator<Item = PeerStatus> + '_ {
+        self.peers.iter().map(|peer| PeerStatus {
+            replica: peer.id,
+            member: peer.is_member(),
+            connected: peer.is_up(),
+            rebuild: peer.rebuild().map(rebuild::Rebuild::progress),
+        })
+    }
+
+    /// Takes an event, and adds what is to be done to `out`.
+    pub fn handle(&mut self, now: Time, event: Event<P>, out: &mut Vec<Action<P>>) {
+        self.now = self.now.max(now);
+        if self.phase == Phase::Ended {
+            if let Event::Submit { id, .. } = event {
+                let result = Err(IoError::Io);
+                out.push(Action::Complete { id, result });
+            }
+            return;
+        }
+        match event {
+            Event::Submit { id, op } => self.submit(id, op, out),
+            Event::Reply {
+                replica,
+                session,
+                id,
+                reply,
+            } => self.replied(replica, session, id, reply, out),
+            Event::Linked { replica, session } => self.linked(replica, session, out),
+            Event::Unlinked { replica, session } => self.unlinked(replica, session),
+            Event::Swapped { change, outcome } => {
+                self.swapped(change, outcome, out);
+                self.stirred = true;
+            }
+            Event::Record { record, revision } => {
+                let epoch = record.epoch;
+                self.record_seen(record, revision, out);
+                self.resolve_doubt(Some(epoch), out);
+                self.stirred = true;
+            }
+            Event::Watched { record, revision } => {
+                self.record_seen(record, revision, out);
+                self.stirred = true;
+            }
+            Event::RecordUnreachable => self.resolve_doubt(None, out),
+            Event::Release => self.release(out),
+            Event::Timer => {
+                self.timer = self.timer.filter(|&timer| timer > self.now);
+                self.look_around(out);
+            }
+        }
+        if self.stirred {
+            self.follow_up(out);
+        }
+        if self.timer.is_none() && self.has_to_look_around() {
+            let at = self.now + self.config.beat;
+            self.timer = Some(at);
+            out.push(Action::SetTimer(at));
+        }
+    }
+
+    fn next_id(&mut self) -> RequestId {
+        self.request_count += 1;
+        RequestId(self.request_count)
+    }
+
+    fn send(&mut self, peer: PeerId, request: Request<P>, purpose: Purpose, out: &mut Vec<Action<P>>) {
+        let id = self.next_id();
+        self.peers[peer].send(self.now, id, request, purpose, out);
+    }
+
+    /// Takes up the replicas of the record that are not known yet.
+    fn add_peers(&mut self) {
+        for replica in &self.lane.record.replicas {
+            let known = self.peers.iter().any(|peer| peer.id == replica.id);
+            if known || self.peers.len() == MAX_PEERS {
+                continue;
+            }
+            // Members are those of the record at the start; later only this primary makes one.
+            let member = replica.state == MemberState::Member && self.phase == Phase::Opening;
+            let standing = if member {
+                Standing::Member
+            } else {
+                Standing::Outside
+            };
+            if member {
+                self.members |= bit(self.peers.len());
+            }
+            let local = replica.node == self.config.node;
+            self.peers
+                .push(Peer::new(replica.id, replica.node, local, standing));
+        }
+        self.receivers |= self.members;
+    }
+
+    /// Whether anything has a deadline, or waits to be told.
+    fn has_to_look_around(&self) -> bool {
+        let restless = |peer: &Peer<P>| {
+            !peer.local || !peer.is_up() || !peer.outstanding.is_empty() || peer.told < self.settled
+        };
+        match self.phase {
+            Phase::Ended => false,
+            Phase::Opening | Phase::Releasing => true,
+            Phase::Serving => {
+                !self.ops.is_empty()
+                    || self.ticks.is_used()
+                    || self.lane.pending.is_some()
+                    || self.raising.is_some()
+                    || self.peers.iter().any(restless)
+            }
+        }
+    }
+
+    /// What is done at every beat: deadlines, connections, ticks.
+    fn look_around(&mut self, out: &mut Vec<Action<P>>) {
+        if self.now.since(self.tick_raised) >= self.config.tick_interval {
+            self.tick_raised = self.now;
+            self.ticks.raise();
+        }
+        self.refresh_settled();
+        if self.is_over_time(out) {
+            return;
+        }
+        for peer in 0..self.peers.len() {
+            self.look_at_link(peer, out);
+        }
+        self.condemn_late(out);
+        self.ping_where_due(out);
+        self.serve_lease_waiters(out);
+        self.retry_change(out);
+        self.stirred = true;
+    }
+
+    fn refresh_settled(&mut self) {
+        if self.phase == Phase::Serving || self.phase == Phase::Releasing {
+            let settled = if self.config.faults.has(Fault::SettledTooNew) {
+                self.ticks.settled_too_new()
+            } else {
+                self.ticks.settled()
+            };
+            self.settled = self.settled.max(settled);
+        }
+    }
+
+    /// Ends the primary if something has waited for longer than it may (P5).
+    fn is_over_time(&mut self, out: &mut Vec<Action<P>>) -> bool {
+        let sound = each(self.members).any(|peer| self.peers[peer].is_sound_member());
+        self.alone_since = if sound {
+            None
+        } else {
+            self.alone_since.or(Some(self.now))
+        };
+        let lasts = |since: Option<Time>, limit| since.is_some_and(|since| self.now.since(since) >= limit);
+        let pending = self.lane.pending.as_ref();
+        let removing = pending.filter(|pending| matches!(pending.change, Change::Remove(_)));
+        let outstanding =
+            each(self.members).filter_map(|peer| self.peers[peer].outstanding.first_key_value());
+        let oldest = outstanding.map(|(_, sent)| sent.since).min();
+        let reason = if self
+            .oldest_deadline()
+            .is_some_and(|deadline| deadline <= self.now)
+            || lasts(oldest, self.config.io_timeout)
+        {
+            EndReason::IoTimeout
+        } else if lasts(
+            removing.map(|pending| pending.since),
+            self.config.isolation_timeout,
+        ) {
+            EndReason::Isolated
+        } else if self.phase == Phase::Opening && lasts(self.alone_since, self.config.open_timeout) {
+            EndReason::NoMember
+        } else if lasts(self.alone_since, self.config.io_timeout) {
+            EndReason::Isolated
+        } else if lasts(self.release_since, self.config.member_deadline * 2) {
+            EndReason::Released
+        } else {
+            return false;
+        };
+        self.end(reason, out);
+        true
+    }
+
+    /// Connects, and gives up a connection that does not come to anything.
+    fn look_at_link(&mut self, peer: PeerId, out: &mut Vec<Action<P>>) {
+        let patience = self.config.member_deadline;
+        let at = &self.peers[peer];
+        let wanted = !matches!(at.standing, Standing::Outside)
+            && !matches!(at.condemned, Some(peer::Condemned::Final(_)));
+        match at.link {
+            Link::Down { retry_at } if retry_at <= self.now && wanted => self.connect(peer, out),
+            Link::Connecting { since } if self.now.since(since) >= patience => self.link_lost(peer),
+            // A replica may have to wait for its disk before it answers; a member of which there is no other has time.
+            Link::Opening { since, .. } if self.now.since(since) >= patience * 2 => self.hang_up(peer, out),
+            _ => {}
+        }
+    }
+
+    /// Goes on with everything that is not operations, until nothing moves any more.
+    fn follow_up(&mut self, out: &mut Vec<Action<P>>) {
+        while std::mem::take(&mut self.stirred) && self.phase != Phase::Ended {
+            self.remove_condemned(out);
+            self.finish_raising(out);
+            match self.phase {
+                Phase::Opening => self.advance_opening(out),
+                Phase::Serving => {
+                    self.begin_rebuilds(out);
+                    self.advance_rebuilds(out);
+                }
+                Phase::Releasing => self.advance_release(out),
+                Phase::Ended => {}
+            }
+        }
+    }
+
+    fn advance_opening(&mut self, out: &mut Vec<Action<P>>) {
+        for peer in each(self.members) {
+            if matches!(self.peers[peer].link, Link::Down { retry_at } if retry_at <= self.now)
+                && self.peers[peer].condemned.is_none()
+            {
+                self.connect(peer, out);
+            }
+        }
+        let all_sound = each(self.members).all(|peer| self.peers[peer].is_sound_member());
+        if !all_sound || self.doubt.is_some() || self.raising.is_some() || self.lane.pending.is_some() {
+            return;
+        }
+        if self.converged {
+            if self.now < self.serve_after && !self.config.faults.has(Fault::WaitIgnored) {
+                return;
+            }
+            // A process that was frozen meanwhile may have been replaced: the same check as for a read.
+            if self.leases_hold() || self.config.faults.has(Fault::LeaseIgnored) {
+                self.serve(out);
+            } else {
+                self.ask_for_leases(out);
+            }
+        } else if self.converge.is_none() && self.copies.is_empty() {
+            self.begin_convergence(out);
+        }
+    }
+
+    fn serve(&mut self, out: &mut Vec<Action<P>>) {
+        self.phase = Phase::Serving;
+        self.ticks = Ticks::of(self.epoch);
+        self.refresh_settled();
+        out.push(Action::Serving);
+        for place in std::mem::take(&mut self.early) {
+            self.admit(place, out);
+        }
+        self.stirred = true;
+    }
+
+    fn release(&mut self, out: &mut Vec<Action<P>>) {
+        match self.phase {
+            Phase::Serving => {
+                self.phase = Phase::Releasing;
+                self.release_since = Some(self.now);
+                self.stirred = true;
+            }
+            // Nothing was served: the replicas stay as they were found.
+            Phase::Opening => self.end(EndReason::Released, out),
+            Phase::Releasing | Phase::Ended => {}
+        }
+    }
+
+    /// Ends once every operation is done and every member has been told so.
+    fn advance_release(&mut self, out: &mut Vec<Action<P>>) {
+        if !self.ops.is_empty() || self.lane.pending.is_some() || self.raising.is_some() {
+            return;
+        }
+        let others: Vec<PeerId> = (0..self.peers.len())
+            .filter(|&peer| self.peers[peer].rebuild().is_some())
+            .collect();
+        for peer in others {
+            self.drop_rebuild(peer, out);
+        }
+        if !self.ticks.is_used() && self.release_told {
+            if self.releasing & self.members == 0 {
+                self.end(EndReason::Released, out);
+            }
+            return;
+        }
+        self.ticks.raise();
+        self.refresh_settled();
+        self.release_told = true;
+        let settled = self.settled;
+        for peer in each(self.members) {
+            self.releasing |= bit(peer);
+            self.send(peer, Request::Release { settled }, Purpose::Release, out);
+        }
+    }
+
+    /// It is over: everything that waits fails, and nothing is served any more.
+    fn end(&mut self, reason: EndReason, out: &mut Vec<Action<P>>) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        self.phase = Phase::Ended;
+        for (_, pending) in self.ops.iter() {
+            let result = Err(IoError::Io);
+            out.push(Action::Complete {
+                id: pending.id,
+                result,
+            });
+        }
+        self.ops = Slab::new();
+        self.op_order.clear();
+        self.early.clear();
+        self.lease_waiters.clear();
+        for peer in &mut self.peers {
+            let replica = peer.id;
+            if let Link::Opening { session, .. } | Link::Up { session } = peer.link {
+                out.push(Action::Disconnect { replica, session });
+            }
+            peer.link = Link::Down { retry_at: self.now };
+            peer.outstanding.clear();
+        }
+        out.push(Action::Ended(reason));
+    }
+}

@@ -1,0 +1,175 @@
+//! Changes of the record, one at a time (section 5 step 3, section 7). A change that was sent is sent again until its
+//! outcome is known: it may have been applied though the answer was lost (failure 35).
+
+use super::Primary;
+use super::api::{Action, EndReason, Revision, SwapOutcome};
+use super::peer::{PeerId, Peers, each};
+use crate::machine::faults::Fault;
+use crate::machine::payload::Payload;
+use crate::machine::record::{ChangeId, MemberState, Record};
+use crate::machine::time::Time;
+
+/// What a change does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Removes members.
+    Remove(Peers),
+    /// Notes that a replica is being rebuilt.
+    BeginRebuild(PeerId),
+    /// Makes a rebuilt replica a member.
+    Join(PeerId),
+}
+
+/// A change whose outcome is not known yet.
+#[derive(Debug)]
+pub(super) struct PendingChange {
+    pub(super) change: Change,
+    id: ChangeId,
+    record: Record,
+    pub(super) since: Time,
+    /// When to send it again; nothing while an answer may come.
+    retry_at: Option<Time>,
+}
+
+/// The record as this primary knows it.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) record: Record,
+    pub(super) revision: Revision,
+    pub(super) pending: Option<PendingChange>,
+    count: u32,
+}
+
+impl Lane {
+    pub(super) const fn new(record: Record, revision: Revision) -> Self {
+        Self {
+            record,
+            revision,
+            pending: None,
+            count: 0,
+        }
+    }
+
+    pub(super) fn pending_change(&self) -> Option<Change> {
+        self.pending.as_ref().map(|pending| pending.change)
+    }
+}
+
+impl<P: Payload> Primary<P> {
+    /// Starts a change; there must be none under way.
+    pub(super) fn change(&mut self, change: Change, out: &mut Vec<Action<P>>) {
+        let to = |peers: Peers, state: MemberState| -> Vec<_> {
+            each(peers).map(|peer| (self.peers[peer].id, state)).collect()
+        };
+        let states = match change {
+            Change::Remove(peers) => to(peers, MemberState::Stale(self.settled)),
+            Change::BeginRebuild(peer) => to(super::peer::bit(peer), MemberState::Rebuilding),
+            Change::Join(peer) => to(super::peer::bit(peer), MemberState::Member),
+        };
+        self.lane.count += 1;
+        let id = ChangeId {
+            term: self.term,
+            count: self.lane.count,
+        };
+        let Some(record) = self.lane.record.with_states(&states, id) else {
+            self.end(EndReason::NoEpoch, out);
+            return;
+        };
+        self.lane.pending = Some(PendingChange {
+            change,
+            id,
+            record,
+            since: self.now,
+            retry_at: None,
+        });
+        self.send_change(out);
+    }
+
+    fn send_change(&mut self, out: &mut Vec<Action<P>>) {
+        let expected = self.lane.revision;
+        if let Some(pending) = &mut self.lane.pending {
+            pending.retry_at = None;
+            out.push(Action::Swap {
+                change: pending.id,
+                expected,
+                record: pending.record.clone(),
+            });
+        }
+    }
+
+    /// Sends the change again if it is time.
+    pub(super) fn retry_change(&mut self, out: &mut Vec<Action<P>>) {
+        let due = |pending: &PendingChange| pending.retry_at.is_some_and(|at| at <= self.now);
+        if self.lane.pending.as_ref().is_some_and(due) {
+            self.send_change(out);
+        }
+    }
+
+    pub(super) fn swapped(&mut self, id: ChangeId, outcome: SwapOutcome, out: &mut Vec<Action<P>>) {
+        let now = self.now;
+        let Some(pending) = self.lane.pending.as_mut().filter(|pending| pending.id == id) else {
+            return;
+        };
+        match outcome {
+            SwapOutcome::Applied(revision) => self.change_applied(revision, out),
+            SwapOutcome::Unknown if self.config.faults.has(Fault::LostSwapAssumed) => {
+                let revision = Revision(self.lane.revision.0 + 1);
+                self.change_applied(revision, out);
+            }
+            SwapOutcome::Unknown => pending.retry_at = Some(now + self.config.retry),
+            SwapOutcome::Conflict => {
+                pending.retry_at = Some(now + self.config.retry);
+                out.push(Action::ReadRecord);
+            }
+        }
+    }
+
+    /// The record, read or watched.
+    pub(super) fn record_seen(&mut self, record: Record, revision: Revision, out: &mut Vec<Action<P>>) {
+        if self
+            .lane
+            .pending
+            .as_ref()
+            .is_some_and(|pending| pending.id == record.change)
+        {
+            self.change_applied(revision, out);
+            return;
+        }
+        if revision <= self.lane.revision {
+            return;
+        }
+        let replaced = record.epoch != self.epoch || record.primary != Some(self.config.node);
+        if replaced && self.config.faults.has(Fault::BlindSwap) {
+            self.lane.revision = revision;
+            self.send_change(out);
+            return;
+        }
+        if replaced {
+            self.end(EndReason::Superseded(record.epoch), out);
+            return;
+        }
+        // Somebody else has changed something that does not concern the epoch, as a replica to be added.
+        self.lane.revision = revision;
+        self.lane.record = record;
+        self.add_peers();
+        if let Some(pending) = self.lane.pending.take() {
+            self.change(pending.change, out);
+            if let Some(again) = &mut self.lane.pending {
+                again.since = pending.since;
+            }
+        }
+    }
+
+    fn change_applied(&mut self, revision: Revision, out: &mut Vec<Action<P>>) {
+        let Some(pending) = self.lane.pending.take() else {
+            return;
+        };
+        self.lane.revision = revision;
+        self.lane.record = pending.record;
+        match pending.change {
+            Change::Remove(peers) => self.removed(peers, out),
+            Change::BeginRebuild(peer) => self.rebuild_recorded(peer, out),
+            Change::Join(peer) => self.joined(peer, out),
+        }
+    }
+}

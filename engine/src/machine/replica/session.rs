@@ -1,0 +1,239 @@
+//! Sessions, epochs and the lease: whom the replica serves (D5, D7, section 6 step 3).
+
+use std::time::Duration;
+
+use super::Replica;
+use super::api::Action;
+use super::commit::After;
+use crate::ids::Epoch;
+use crate::machine::faults::Fault;
+use crate::machine::payload::Payload;
+use crate::machine::protocol::{Open, Opened, Refusal, Reply, RequestId, Role, SessionId};
+use crate::machine::time::Time;
+
+/// The session that is served.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) term: Epoch,
+    pub(super) role: Role,
+}
+
+/// A session that is being opened: older operations have to leave the disk, and the epoch has to reach it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Opening {
+    session: SessionId,
+    id: RequestId,
+    open: Open,
+    committing: bool,
+}
+
+impl Opening {
+    /// Who waits for the answer.
+    pub(super) const fn asked_by(&self) -> (SessionId, RequestId) {
+        (self.session, self.id)
+    }
+}
+
+/// How long other primaries than the current one may still answer reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lease {
+    /// The current primary's.
+    term: Epoch,
+    until: Time,
+    /// The latest end of any other's.
+    others_until: Time,
+}
+
+impl Lease {
+    /// After a restart it is not known what was granted before: as much as can be.
+    pub(super) fn after_restart(until: Time) -> Self {
+        Self {
+            term: Epoch::ZERO,
+            until,
+            others_until: Time::ZERO,
+        }
+    }
+
+    fn turn_to(&mut self, term: Epoch) {
+        if self.term != term {
+            self.others_until = self.others_until.max(self.until);
+            self.term = term;
+            self.until = Time::ZERO;
+        }
+    }
+}
+
+impl<P: Payload> Replica<P> {
+    /// The session that a request came over, if it is the one that is served. Renews its lease.
+    pub(super) fn admit(&mut self, session: SessionId) -> Option<Session> {
+        let current = self.session.filter(|current| {
+            current.id == session || (self.config.faults.has(Fault::OldSessionServed) && session < current.id)
+        })?;
+        self.lease.until = self.lease.until.max(self.now + self.config.lease);
+        Some(current)
+    }
+
+    pub(super) fn open(&mut self, session: SessionId, id: RequestId, open: Open, out: &mut Vec<Action<P>>) {
+        if let Some(refusal) = self.refusal(&open) {
+            self.respond(session, id, Reply::Refused(refusal), out);
+            return;
+        }
+        self.session = None;
+        if let Some(earlier) = self.opening.take() {
+            self.respond(earlier.session, earlier.id, Reply::Refused(Refusal::Session), out);
+        }
+        self.attempt = (open.epoch, open.attempt);
+        self.drop_waiting_writes();
+        self.opening = Some(Opening {
+            session,
+            id,
+            open,
+            committing: false,
+        });
+        self.advance_opening(out);
+    }
+
+    fn refusal(&self, open: &Open) -> Option<Refusal> {
+        if open.identity != self.superblock.identity {
+            return Some(Refusal::Identity);
+        }
+        let newest = self.superblock.epoch;
+        if open.epoch < newest && !self.config.faults.has(Fault::OldEpochAccepted) {
+            return Some(Refusal::Epoch(newest));
+        }
+        if (open.epoch, open.attempt) < self.attempt && !self.config.faults.has(Fault::OldEpochAccepted) {
+            return Some(Refusal::Session);
+        }
+        match open.expects {
+            Some(expected)
+                if expected != self.config.incarnation
+                    && !self.config.faults.has(Fault::UnknownIncarnation) =>
+            {
+                Some(Refusal::Incarnation(self.config.incarnation))
+            }
+            _ => None,
+        }
+    }
+
+    /// Goes on with the session that is being opened as soon as no write of an older one is on its way to the disk: it
+    /// could otherwise land after a newer one.
+    pub(super) fn advance_opening(&mut self, out: &mut Vec<Action<P>>) {
+        let drained = self.writes_in_flight == 0 || self.config.faults.has(Fault::SessionNotDrained);
+        let Some(opening) = self
+            .opening
+            .as_mut()
+            .filter(|opening| !opening.committing && drained)
+        else {
+            return;
+        };
+        opening.committing = true;
+        let open = opening.open;
+        let superblock = &mut self.superblock;
+        let on_disk = superblock.epoch >= open.epoch
+            && superblock.incarnation == self.config.incarnation
+            && !superblock.clean;
+        self.opened_clean = superblock.clean;
+        if on_disk && !self.commits.is_under_way() {
+            self.session_opened((open.epoch, open.attempt), out);
+            return;
+        }
+        superblock.epoch = superblock.epoch.max(open.epoch);
+        superblock.incarnation = self.config.incarnation;
+        superblock.boot = self.config.boot;
+        superblock.clean = false;
+        // Persist, then answer (D5).
+        if self.config.faults.has(Fault::EpochNotPersisted) {
+            self.session_opened((open.epoch, open.attempt), out);
+            return;
+        }
+        self.commits.add_superblock(After::Opened {
+            attempt: (open.epoch, open.attempt),
+        });
+        self.start_commit(out);
+    }
+
+    /// Everything that the answer depends on is durable.
+    pub(super) fn session_opened(&mut self, attempt: (Epoch, u64), out: &mut Vec<Action<P>>) {
+        // A newer Open may have taken the place of the one that this commit was for; it waits for its own.
+        let is_meant =
+            |opening: &Opening| opening.committing && (opening.open.epoch, opening.open.attempt) == attempt;
+        let Some(opening) = self.opening.filter(is_meant) else {
+            return;
+        };
+        self.opening = None;
+        let Opening {
+            session, id, open, ..
+        } = opening;
+        self.lease.turn_to(open.term);
+        self.session = Some(Session {
+            id: session,
+            term: open.term,
+            role: open.role,
+        });
+        self.lease.until = self.now + self.config.lease;
+        let wait = if self.config.faults.has(Fault::WaitIgnored) {
+            Duration::ZERO
+        } else {
+            self.lease.others_until.since(self.now)
+        };
+        let opened = Opened {
+            incarnation: self.config.incarnation,
+            durable: self.superblock.durable,
+            settled: self.superblock.settled,
+            whole: self.superblock.whole,
+            clean: self.opened_clean,
+            wait,
+        };
+        self.respond(session, id, Reply::Opened(opened), out);
+    }
+
+    pub(super) fn raise(
+        &mut self,
+        session: SessionId,
+        id: RequestId,
+        epoch: Epoch,
+        role: Role,
+        out: &mut Vec<Action<P>>,
+    ) {
+        if epoch < self.superblock.epoch {
+            // Of the same primary, overtaken by its own next one.
+            self.respond(session, id, Reply::Done, out);
+            return;
+        }
+        if let Some(current) = &mut self.session {
+            current.role = role;
+        }
+        self.superblock.epoch = epoch;
+        self.attempt.0 = self.attempt.0.max(epoch);
+        if self.config.faults.has(Fault::EpochNotPersisted) {
+            self.raised(session, id, out);
+            return;
+        }
+        self.commits.add_superblock(After::Raised { session, id });
+        self.start_commit(out);
+    }
+
+    pub(super) fn raised(&mut self, session: SessionId, id: RequestId, out: &mut Vec<Action<P>>) {
+        self.respond(session, id, Reply::Done, out);
+    }
+
+    /// The final checkpoint is on disk: nobody is served any more, and nobody holds a lease by this primary's term.
+    pub(super) fn released(&mut self, session: SessionId, id: RequestId, out: &mut Vec<Action<P>>) {
+        if let Some(current) = self.session.filter(|current| current.id == session) {
+            if self.lease.term == current.term {
+                self.lease.until = Time::ZERO;
+            }
+            self.respond(session, id, Reply::Done, out);
+            self.session = None;
+        }
+    }
+
+    pub(super) fn session_closed(&mut self, session: SessionId) {
+        self.session = self.session.filter(|current| current.id != session);
+        self.opening = self.opening.filter(|opening| opening.session != session);
+        if self.session.is_none() && self.opening.is_none() {
+            self.drop_waiting_writes();
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The requests of a primary as metadata and back. Says nothing of whether a replica will serve them.
+
+use super::codec::{Put, Take};
+use super::{Kind, MAX_DATA, MAX_LIST, WireError};
+use crate::geometry::{ByteRange, Chunk};
+use crate::ids::Tick;
+use crate::machine::protocol::{Open, Request};
+
+/// Appends the metadata; hands back the type and the data.
+pub(super) fn encode<'a, P>(
+    put: &mut Put<'_>,
+    request: &'a Request<P>,
+) -> Result<(Kind, Option<&'a P>), WireError> {
+    let kind = kind_of(request);
+    match request {
+        Request::Open(open) => encode_open(put, open),
+        Request::Raise { epoch, role } => {
+            put.epoch(*epoch);
+            put.role(*role);
+        }
+        Request::Read(range) | Request::Copy(range) => {
+            check_answerable(kind, *range)?;
+            put.range(*range);
+        }
+        Request::Write {
+            offset,
+            data,
+            tick,
+            stamp,
+        } => {
+            put.u64(*offset);
+            put.tick(*tick);
+            put.stamp_rule(*stamp);
+            return Ok((kind, Some(data)));
+        }
+        Request::Zero { range, tick, stamp } => {
+            put.range(*range);
+            put.tick(*tick);
+            put.stamp_rule(*stamp);
+        }
+        Request::Flush => {}
+        Request::Ping { settled } | Request::Release { settled } => put.tick(*settled),
+        Request::Changed { after, from, limit } => {
+            put.tick(*after);
+            put.u32(from.0);
+            put.u32(*limit);
+        }
+        Request::Stamp(entries) => {
+            check_list(kind, entries)?;
+            put.entries(entries);
+        }
+        Request::Restamp { after, tick } => {
+            put.tick(*after);
+            put.tick(*tick);
+        }
+        Request::Checkpoint { whole } => put.bool(*whole),
+        Request::Fail(cause) => put.cause(*cause),
+    }
+    Ok((kind, None))
+}
+
+/// The request of a frame of type `kind`, which is a request's.
+pub(super) fn decode<P>(kind: Kind, take: &mut Take<'_>, data: Option<P>) -> Result<Request<P>, WireError> {
+    Ok(match kind {
+        Kind::Open => Request::Open(decode_open(take)?),
+        Kind::Raise => Request::Raise {
+            epoch: take.epoch()?,
+            role: take.role()?,
+        },
+        Kind::Read => Request::Read(take_answerable(kind, take)?),
+        Kind::Copy => Request::Copy(take_answerable(kind, take)?),
+        Kind::Write => {
+            let data = data.ok_or(WireError::NoData(kind))?;
+            Request::Write {
+                offset: take.u64()?,
+                data,
+                tick: take.tick()?,
+                stamp: take.stamp_rule()?,
+            }
+        }
+        Kind::Zero => Request::Zero {
+            range: take.range()?,
+            tick: take.tick()?,
+            stamp: take.stamp_rule()?,
+        },
+        Kind::Flush => Request::Flush,
+        Kind::Renew => Request::Ping {
+            settled: take.tick()?,
+        },
+        Kind::Changed => Request::Changed {
+            after: take.tick()?,
+            from: take.chunk()?,
+            limit: take.u32()?,
+        },
+        Kind::Stamp => Request::Stamp(take.entries()?),
+        Kind::Restamp => Request::Restamp {
+            after: take.tick()?,
+            tick: take.tick()?,
+        },
+        Kind::Checkpoint => Request::Checkpoint {
+            whole: take.bool("flag")?,
+        },
+        Kind::Release => Request::Release {
+            settled: take.tick()?,
+        },
+        Kind::Fail => Request::Fail(take.cause()?),
+        other => return Err(WireError::UnknownKind(other.number())),
+    })
+}
+
+/// The type of frame that carries a request.
+pub(super) const fn kind_of<P>(request: &Request<P>) -> Kind {
+    match request {
+        Request::Open(_) => Kind::Open,
+        Request::Raise { .. } => Kind::Raise,
+        Request::Read(_) => Kind::Read,
+        Request::Copy(_) => Kind::Copy,
+        Request::Write { .. } => Kind::Write,
+        Request::Zero { .. } => Kind::Zero,
+        Request::Flush => Kind::Flush,
+        Request::Ping { .. } => Kind::Renew,
+        Request::Changed { .. } => Kind::Changed,
+        Request::Stamp(_) => Kind::Stamp,
+        Request::Restamp { .. } => Kind::Restamp,
+        Request::Checkpoint { .. } => Kind::Checkpoint,
+        Request::Release { .. } => Kind::Release,
+        Request::Fail(_) => Kind::Fail,
+    }
+}
+
+fn encode_open(put: &mut Put<'_>, open: &Open) {
+    put.identity(&open.identity);
+    put.epoch(open.epoch);
+    put.epoch(open.term);
+    put.u64(open.attempt);
+    put.role(open.role);
+    put.bool(open.expects.is_some());
+    if let Some(incarnation) = open.expects {
+        put.bytes(&incarnation.to_bytes());
+    }
+}
+
+fn decode_open(take: &mut Take<'_>) -> Result<Open, WireError> {
+    Ok(Open {
+        identity: take.identity()?,
+        epoch: take.epoch()?,
+        term: take.epoch()?,
+        attempt: take.u64()?,
+        role: take.role()?,
+        expects: match take.bool("flag")? {
+            true => Some(take.incarnation()?),
+            false => None,
+        },
+    })
+}
+
+/// A read whose answer would not fit a frame is refused before it is made.
+fn check_answerable(kind: Kind, range: ByteRange) -> Result<(), WireError> {
+    if range.len > MAX_DATA as u64 {
+        return Err(WireError::TooLong {
+            kind,
+            what: "bytes to read",
+            len: range.len,
+            max: MAX_DATA as u64,
+        });
+    }
+    if range.offset.checked_add(range.len).is_none() {
+        return Err(WireError::Value { kind, what: "range" });
+    }
+    Ok(())
+}
+
+fn take_answerable(kind: Kind, take: &mut Take<'_>) -> Result<ByteRange, WireError> {
+    let range = take.range()?;
+    check_answerable(kind, range)?;
+    Ok(range)
+}
+
+pub(super) fn check_list(kind: Kind, entries: &[(Chunk, Tick)]) -> Result<(), WireError> {
+    if entries.len() > MAX_LIST {
+        return Err(WireError::TooLong {
+            kind,
+            what: "entries",
+            len: entries.len() as u64,
+            max: MAX_LIST as u64,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,492 @@
+//! The real volume on real files: what it serves, how it fails, and what a killed process leaves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use bulkhead_engine::disk::{self, Caching, ReplicaFiles};
+use bulkhead_engine::format::{FailCause, ReplicaIdentity};
+use bulkhead_engine::geometry::{ByteRange, Geometry};
+use bulkhead_engine::ids::{ClusterId, Epoch, NodeId, ReplicaId, VolumeId};
+use bulkhead_engine::io::{BlockDevice, BlockOp, Data, IoError};
+use bulkhead_engine::machine::primary::EndReason;
+use bulkhead_engine::node::{CloseError, Node, OpenError, Volume, VolumeConfig, VolumeState};
+use support::faulty::Faults;
+use tempfile::TempDir;
+
+const SIZE: u64 = 32 << 20;
+const PAGE: usize = 4096;
+
+fn identity() -> ReplicaIdentity {
+    ReplicaIdentity {
+        cluster: ClusterId::from_u128(1),
+        volume: VolumeId::from_u128(2),
+        replica: ReplicaId::from_u128(3),
+    }
+}
+
+fn config(dir: &Path, epoch: u32) -> VolumeConfig {
+    VolumeConfig {
+        foreign_lease: false,
+        checkpoint_interval: Duration::from_millis(50),
+        region_idle: Duration::from_millis(100),
+        io_timeout: Duration::from_secs(20),
+        ..VolumeConfig::new(identity(), dir.to_owned(), NodeId::from_u128(4), Epoch(epoch))
+    }
+}
+
+/// A replica in a directory that goes when this does.
+struct Place {
+    _pool: TempDir,
+    dir: PathBuf,
+    node: Arc<Node>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let pool = TempDir::new().unwrap();
+        let dir = pool.path().join("v");
+        disk::create(&dir, identity(), Geometry::for_size(SIZE).unwrap()).unwrap();
+        Self {
+            _pool: pool,
+            dir,
+            node: Node::start().unwrap(),
+        }
+    }
+
+    fn open(&self, epoch: u32) -> Result<Arc<Volume>, OpenError> {
+        Volume::open(&self.node, config(&self.dir, epoch))
+    }
+
+    /// Opens it with a data file and a metadata file that fail on command, and a queue of how it ended.
+    fn open_faulty(&self, epoch: u32) -> (Arc<Volume>, Arc<Faults>, Arc<Faults>, mpsc::Receiver<EndReason>) {
+        let files = disk::open(&self.dir, &identity(), Caching::PageCache).unwrap();
+        let (data, meta) = (Arc::new(Faults::default()), Arc::new(Faults::default()));
+        let files = ReplicaFiles {
+            data: data.wrap(files.data),
+            meta: meta.wrap(files.meta),
+            image: files.image,
+        };
+        let (sender, ended) = mpsc::channel();
+        let config = VolumeConfig {
+            on_ended: Some(Box::new(move |_, reason| sender.send(reason).unwrap())),
+            ..config(&self.dir, epoch)
+        };
+        (
+            Volume::open_on(&self.node, config, files).unwrap(),
+            data,
+            meta,
+            ended,
+        )
+    }
+}
+
+fn submit(volume: &Volume, op: BlockOp) -> Result<Option<Data>, IoError> {
+    let (sender, done) = mpsc::channel();
+    volume.submit(op, Box::new(move |result| sender.send(result).unwrap()));
+    done.recv_timeout(Duration::from_secs(60))
+        .expect("every request is answered in bounded time")
+}
+
+fn write(volume: &Volume, offset: u64, byte: u8, len: usize) -> Result<(), IoError> {
+    submit(
+        volume,
+        BlockOp::Write {
+            offset,
+            data: Data::copy_of(&vec![byte; len]),
+        },
+    )
+    .map(drop)
+}
+
+fn read(volume: &Volume, offset: u64, len: u64) -> Result<Vec<u8>, IoError> {
+    submit(volume, BlockOp::Read(ByteRange::new(offset, len))).map(|data| data.unwrap().to_vec())
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = soon();
+    while !condition() {
+        assert!(Instant::now() < until, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn what_is_written_is_read_also_after_a_reopening() {
+    let place = Place::new();
+    let volume = place.open(1).unwrap();
+    assert_eq!(volume.size(), SIZE);
+    assert_eq!(read(&volume, 0, 4096).unwrap(), [0; PAGE]);
+    write(&volume, 0, 1, PAGE).unwrap();
+    write(&volume, 512, 2, 512).unwrap();
+    write(&volume, (4 << 20) - 4096, 3, 2 * PAGE).unwrap();
+    submit(&volume, BlockOp::Zero(ByteRange::new(4 << 20, 4096))).unwrap();
+    volume.flush().unwrap();
+    let check = |volume: &Volume| {
+        let page = read(volume, 0, 4096).unwrap();
+        assert!(page[..512].iter().chain(&page[1024..]).all(|&byte| byte == 1));
+        assert!(page[512..1024].iter().all(|&byte| byte == 2));
+        assert_eq!(read(volume, (4 << 20) - 4096, 4096).unwrap(), [3; PAGE]);
+        assert_eq!(read(volume, 4 << 20, 4096).unwrap(), [0; PAGE]);
+    };
+    check(&volume);
+    let status = volume.status();
+    assert_eq!(status.state, VolumeState::Serving);
+    assert_eq!(
+        (status.served.writes, status.served.written_bytes),
+        (3, 4096 + 512 + 8192)
+    );
+    assert_eq!(
+        (status.served.zeroes, status.served.flushes, status.served.errors),
+        (1, 1, 0)
+    );
+    assert!(status.local.allocated.unwrap() >= 8192);
+    volume.close(soon()).unwrap();
+    assert_eq!(write(&volume, 0, 9, PAGE), Err(IoError::Io), "closed is closed");
+
+    let found = disk::inspect(&place.dir).unwrap();
+    assert!(found.superblock.clean && !found.in_use);
+    assert_eq!((found.regions_set, found.superblock.epoch), (0, Epoch(1)));
+    // The Arc is still there, the lock is not.
+    let again = place.open(2).unwrap();
+    check(&again);
+    again.close(soon()).unwrap();
+}
+
+#[test]
+fn requests_off_bounds_are_invalid_and_harm_nothing() {
+    let place = Place::new();
+    let volume = place.open(1).unwrap();
+    for range in [
+        ByteRange::new(SIZE, 512),
+        ByteRange::new(SIZE - 512, 1024),
+        ByteRange::new(1, 512),
+        ByteRange::new(0, 0),
+        ByteRange::new(0, 100),
+        ByteRange::new(u64::MAX - 511, 512),
+    ] {
+        assert_eq!(
+            submit(&volume, BlockOp::Read(range)).unwrap_err(),
+            IoError::Invalid
+        );
+        assert_eq!(
+            submit(&volume, BlockOp::Zero(range)).unwrap_err(),
+            IoError::Invalid
+        );
+    }
+    assert_eq!(write(&volume, SIZE - 512, 1, 1024), Err(IoError::Invalid));
+    write(&volume, SIZE - 512, 1, 512).unwrap();
+    volume.close(soon()).unwrap();
+}
+
+#[test]
+fn a_double_open_is_refused() {
+    let place = Place::new();
+    let volume = place.open(1).unwrap();
+    let refused = place.open(2).err().unwrap();
+    assert!(refused.to_string().contains("in use"), "{refused}");
+    // A copy of the directory is another file, but the same replica.
+    let copy = place.dir.with_file_name("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for name in [disk::DATA_FILE, disk::META_FILE] {
+        std::fs::copy(place.dir.join(name), copy.join(name)).unwrap();
+    }
+    let refused = Volume::open(&place.node, config(&copy, 2)).err().unwrap();
+    assert!(matches!(refused, OpenError::Duplicate { .. }), "{refused}");
+    volume.close(soon()).unwrap();
+}
+
+#[test]
+fn an_older_epoch_is_refused() {
+    let place = Place::new();
+    place.open(5).unwrap().close(soon()).unwrap();
+    let refused = place.open(4).err().unwrap();
+    assert!(matches!(refused, OpenError::Ended { .. }), "{refused}");
+    place.open(5).unwrap().close(soon()).unwrap();
+}
+
+#[test]
+fn the_checkpoint_moves_the_durable_tick_and_clears_idle_regions() {
+    let place = Place::new();
+    let config = VolumeConfig {
+        tick_interval: Duration::from_millis(20),
+        ..config(&place.dir, 1)
+    };
+    let volume = Volume::open(&place.node, config).unwrap();
+    write(&volume, 0, 1, PAGE).unwrap();
+    assert_eq!(volume.status().local.set_regions, 1);
+    let written_at = volume.status().tick;
+    wait_until("the region is cleared", || volume.status().local.set_regions == 0);
+    wait_until("the write is durable", || {
+        volume.status().local.durable >= written_at
+    });
+    drop(volume);
+}
+
+#[test]
+fn a_failed_sync_is_final() {
+    let place = Place::new();
+    let (volume, data, _, ended) = place.open_faulty(1);
+    write(&volume, 0, 1, PAGE).unwrap();
+    volume.flush().unwrap();
+    *data.sync.lock() = Some(libc::EIO);
+    let syncs = data.syncs.load(Ordering::SeqCst);
+    write(&volume, 0, 2, PAGE).unwrap();
+    assert_eq!(volume.flush(), Err(IoError::Io));
+    // The disk is well again; that must not matter.
+    *data.sync.lock() = None;
+    assert_eq!(write(&volume, 0, 3, PAGE), Err(IoError::Io));
+    assert_eq!(volume.flush(), Err(IoError::Io));
+    assert_eq!(read(&volume, 0, 4096), Err(IoError::Io));
+    assert_eq!(
+        data.syncs.load(Ordering::SeqCst),
+        syncs + 1,
+        "a failed sync is never tried again"
+    );
+    let reason = ended.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!(reason, EndReason::LastMemberFailed(Some(FailCause::Sync)));
+    let status = volume.status();
+    assert!(matches!(status.state, VolumeState::Ended(_)));
+    assert!(
+        status.local.failure.unwrap().contains("sync of the data failed"),
+        "says what was seen"
+    );
+    assert!(matches!(volume.close(soon()), Err(CloseError::Ended { .. })));
+    assert_eq!(
+        disk::inspect(&place.dir).unwrap().superblock.failed,
+        Some(FailCause::Sync)
+    );
+
+    let refused = place.open(2).err().unwrap();
+    assert!(matches!(refused, OpenError::ReplicaFailed { .. }), "{refused}");
+    let message = refused.to_string();
+    for part in [&identity().replica.to_string(), "sync", "rebuild", "backup"] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn failing_reads_writes_and_metadata_are_final() {
+    for broken in ["write", "zero", "meta write", "meta sync"] {
+        let place = Place::new();
+        let (volume, data, meta, ended) = place.open_faulty(1);
+        match broken {
+            "write" | "zero" => *data.write.lock() = Some(libc::EIO),
+            "meta write" => *meta.write.lock() = Some(libc::EIO),
+            _ => *meta.sync.lock() = Some(libc::EIO),
+        }
+        let outcome = match broken {
+            "zero" => submit(&volume, BlockOp::Zero(ByteRange::new(0, 4096))).map(drop),
+            _ => write(&volume, 0, 1, PAGE),
+        };
+        assert_eq!(outcome, Err(IoError::Io), "{broken}");
+        assert!(ended.recv_timeout(Duration::from_secs(20)).is_ok(), "{broken}");
+        assert_eq!(volume.flush(), Err(IoError::Io), "{broken}");
+        let _ = volume.close(soon());
+        if !broken.starts_with("meta") {
+            let refused = place.open(2).err().unwrap();
+            assert!(
+                matches!(refused, OpenError::ReplicaFailed { .. }),
+                "{broken}: {refused}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_full_pool_refuses_writes_and_nothing_else() {
+    let place = Place::new();
+    let (volume, data, ..) = place.open_faulty(1);
+    write(&volume, 0, 1, PAGE).unwrap();
+    *data.write.lock() = Some(libc::ENOSPC);
+    assert_eq!(write(&volume, 8 << 20, 2, PAGE), Err(IoError::NoSpace));
+    assert_eq!(volume.status().served.out_of_space, 1);
+    volume.flush().unwrap();
+    assert_eq!(read(&volume, 0, 4096).unwrap(), [1; PAGE]);
+    *data.write.lock() = None;
+    write(&volume, 8 << 20, 2, PAGE).unwrap();
+    volume.close(soon()).unwrap();
+    let volume = place.open(2).unwrap();
+    assert_eq!(read(&volume, 8 << 20, 4096).unwrap(), [2; PAGE]);
+    volume.close(soon()).unwrap();
+}
+
+#[test]
+fn a_disk_that_hangs_holds_up_no_other_volume_and_no_caller_for_ever() {
+    let (stuck, well) = (Place::new(), Place::new());
+    let files = disk::open(&stuck.dir, &identity(), Caching::PageCache).unwrap();
+    let data = Arc::new(Faults::default());
+    let files = ReplicaFiles {
+        data: data.wrap(files.data),
+        ..files
+    };
+    let config = VolumeConfig {
+        io_timeout: Duration::from_secs(1),
+        ..config(&stuck.dir, 1)
+    };
+    let hanging = Volume::open_on(&stuck.node, config, files).unwrap();
+    write(&hanging, 0, 1, PAGE).unwrap();
+    data.sync_delay_ms.store(6000, Ordering::SeqCst);
+    let begun = Instant::now();
+    let other = well.open(1).unwrap();
+    std::thread::scope(|scope| {
+        let flush = scope.spawn(|| hanging.flush());
+        for _ in 0..50 {
+            write(&other, 0, 1, PAGE).unwrap();
+            other.flush().unwrap();
+        }
+        assert_eq!(flush.join().unwrap(), Err(IoError::Io));
+    });
+    let took = begun.elapsed();
+    assert!(
+        took < Duration::from_secs(5),
+        "failed by its deadline, not by the disk's: {took:?}"
+    );
+    assert!(matches!(
+        hanging.close(Instant::now()),
+        Err(CloseError::Stuck { .. } | CloseError::Ended { .. })
+    ));
+    other.close(soon()).unwrap();
+}
+
+#[test]
+fn what_is_in_flight_is_bounded() {
+    let place = Place::new();
+    let files = disk::open(&place.dir, &identity(), Caching::PageCache).unwrap();
+    let data = Arc::new(Faults::default());
+    let files = ReplicaFiles {
+        data: data.wrap(files.data),
+        ..files
+    };
+    let config = VolumeConfig {
+        max_operations: 4,
+        max_bytes: 3 * PAGE,
+        ..config(&place.dir, 1)
+    };
+    let volume = Volume::open_on(&place.node, config, files).unwrap();
+    data.write_delay_ms.store(5, Ordering::SeqCst);
+    let most = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..8u64 {
+            let (volume, most) = (&volume, &most);
+            scope.spawn(move || {
+                for turn in 0..10 {
+                    write(volume, (thread * 10 + turn) * 4096, 7, PAGE).unwrap();
+                    most.fetch_max(volume.status().in_flight, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    assert!((1..=3).contains(&most.load(Ordering::SeqCst)), "{most:?}");
+    volume.close(soon()).unwrap();
+}
+
+#[test]
+fn concurrent_overlapping_writes_take_effect_one_after_the_other() {
+    let place = Place::new();
+    let volume = place.open(1).unwrap();
+    std::thread::scope(|scope| {
+        for byte in 1..=6u8 {
+            let volume = &volume;
+            scope.spawn(move || {
+                for _ in 0..60 {
+                    write(volume, 0, byte, 64 * PAGE).unwrap();
+                    let seen = read(volume, 0, 64 * 4096).unwrap();
+                    assert!(
+                        seen.iter().all(|&other| other == seen[0]),
+                        "a read saw half a write"
+                    );
+                }
+            });
+        }
+    });
+    volume.close(soon()).unwrap();
+}
+
+/// The process that is killed in the test below: writes and says what was acknowledged.
+#[test]
+fn child_that_writes_until_it_is_killed() {
+    let Ok(dir) = std::env::var("BULKHEAD_TEST_CHILD_DIR") else {
+        return;
+    };
+    let epoch = std::env::var("BULKHEAD_TEST_CHILD_EPOCH")
+        .unwrap()
+        .parse()
+        .unwrap();
+    let node = Node::start().unwrap();
+    let volume = Volume::open(&node, config(Path::new(&dir), epoch)).unwrap();
+    let mut out = std::io::stdout();
+    for turn in 1u64.. {
+        let page = turn % 1000;
+        let data = Data::copy_of(&turn.to_le_bytes().repeat(PAGE / 8));
+        submit(
+            &volume,
+            BlockOp::Write {
+                offset: page * 4096,
+                data,
+            },
+        )
+        .unwrap();
+        writeln!(out, "acked {turn}").unwrap();
+    }
+}
+
+#[test]
+fn a_killed_process_loses_nothing_that_was_acknowledged() {
+    let place = Place::new();
+    for round in 1..=5u32 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_writes_until_it_is_killed", "--nocapture"])
+            .env("BULKHEAD_TEST_CHILD_DIR", &place.dir)
+            .env("BULKHEAD_TEST_CHILD_EPOCH", (2 * round).to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut acked = 0u64;
+        let turns = 500 + 777 * u64::from(round);
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            let line = line.unwrap();
+            if let Some(turn) = line.split("acked ").nth(1) {
+                acked = turn.trim().parse().unwrap();
+            }
+            if acked >= turns {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        assert!(acked >= turns, "the child ended by itself");
+
+        let found = disk::inspect(&place.dir).unwrap();
+        assert!(
+            !found.superblock.clean && !found.in_use,
+            "killed, and its lock gone with it"
+        );
+        let volume = place.open(2 * round + 1).unwrap();
+        assert!(
+            volume.status().local.whole,
+            "a killed process loses nothing that the page cache held"
+        );
+        for turn in acked.saturating_sub(999).max(1)..=acked {
+            let page = read(&volume, turn % 1000 * 4096, 4096).unwrap();
+            let value = u64::from_le_bytes(page[..8].try_into().unwrap());
+            // The one that was in flight may be there.
+            assert!(
+                value == turn || value == turn + 1000,
+                "page {}: {value}, acked {turn}",
+                turn % 1000
+            );
+        }
+        volume.close(soon()).unwrap();
+    }
+}

@@ -1,0 +1,204 @@
+//! The arguments. The daemon's flags are made from its settings, so that there is one for each.
+
+use std::path::PathBuf;
+
+use bulkhead_cluster::schema::IoPriority;
+use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::{Flags, describe, flag, settings};
+use crate::options::parse_size;
+
+/// Its flag is `--socket`, which all commands share.
+const CONTROL_SOCKET: &str = "control_socket";
+
+/// Highly available volumes for Docker and Swarm.
+#[derive(Debug, Parser)]
+#[command(
+    name = "bulkhead",
+    version,
+    about,
+    arg_required_else_help = true,
+    max_term_width = 110
+)]
+pub struct Cli {
+    /// Socket of the daemon
+    ///
+    /// [default: /run/bulkhead/bulkhead.sock]
+    #[arg(long, global = true, env = "BULKHEAD_CONTROL_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Print JSON instead of tables
+    #[arg(short, long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon: the Docker volume driver and this node's part in the cluster
+    Daemon(DaemonArgs),
+    /// Show on one screen whether everything is all right, and if not, what to do
+    Status,
+    /// Pools: the disks that volumes are stored on
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Volumes
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Print a completion script, for example `bulkhead completion bash > /etc/bash_completion.d/bulkhead`
+    Completion {
+        /// For which shell
+        shell: Shell,
+    },
+}
+
+/// Commands about pools.
+#[derive(Debug, Subcommand)]
+pub enum PoolCommand {
+    /// Make a pool of a block device or of a file; refused if there is something on it
+    Add {
+        /// A block device, or a file, which is made if it does not exist
+        device: PathBuf,
+        /// Size of the file to make, such as 10G
+        #[arg(long, value_parser = parse_size)]
+        size: Option<u64>,
+        /// How fast it is: high, medium or low; found out if it is not given
+        #[arg(long)]
+        priority: Option<IoPriority>,
+    },
+    /// List the pools of this node
+    #[command(visible_alias = "ls")]
+    List,
+    /// Take a pool out of use; refused while volumes are stored on it
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// Its id, or the beginning of it, or its device
+        id: String,
+    },
+}
+
+/// Commands about volumes.
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Create a volume
+    Create(CreateArgs),
+    /// List all volumes
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show everything about volumes
+    Inspect {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Delete volumes and their data; refused while they are in use
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+/// What a volume is to be.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Its name
+    pub name: String,
+    /// Size, such as 10G (default 1G)
+    #[arg(long)]
+    pub size: Option<String>,
+    /// Number of replicas
+    #[arg(long)]
+    pub repl: Option<String>,
+    /// File system: ext4, xfs or btrfs
+    #[arg(long)]
+    pub fs: Option<String>,
+    /// Medium: high, medium or low
+    #[arg(long)]
+    pub io_priority: Option<String>,
+    /// Storage class
+    #[arg(long)]
+    pub class: Option<String>,
+    /// Nodes that may hold replicas, such as "n1;n2"
+    #[arg(long)]
+    pub nodes: Option<String>,
+    /// Labels, such as app=shop,tier=db
+    #[arg(long)]
+    pub labels: Option<String>,
+    /// Any option as Docker takes it (docs/options.md); may be repeated
+    #[arg(short = 'o', long = "opt", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+}
+
+/// Arguments of the daemon: a file, and a flag for each setting.
+#[derive(Clone, Debug, Default)]
+pub struct DaemonArgs {
+    /// The configuration, if one was named.
+    pub config: Option<PathBuf>,
+    /// Settings that were given as flags.
+    pub flags: Flags,
+}
+
+impl DaemonArgs {
+    /// Takes `--socket`, which all commands have, as the setting that it is for the daemon.
+    pub fn set_socket(&mut self, socket: Option<PathBuf>) {
+        if let Some(socket) = socket.and_then(|socket| socket.into_os_string().into_string().ok()) {
+            self.flags.push((CONTROL_SOCKET.to_owned(), socket));
+        }
+    }
+}
+
+fn has_flag(key: &str) -> bool {
+    key != CONTROL_SOCKET
+}
+
+impl Args for DaemonArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let config = Arg::new("config")
+            .long("config")
+            .env("BULKHEAD_CONFIG")
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("Configuration in TOML [default: /etc/bulkhead/bulkhead.toml, if it exists]");
+        let settings = settings()
+            .into_iter()
+            .filter(|(key, _)| has_flag(key))
+            .map(|(key, default)| {
+                Arg::new(key.clone())
+                    .long(flag(&key))
+                    .value_name("VALUE")
+                    .help(format!("{} [default: {default}]", describe(&key)))
+            });
+        command.arg(config).args(settings)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for DaemonArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |key: String| {
+            let value = matches.get_one::<String>(&key)?.clone();
+            Some((key, value))
+        };
+        Ok(Self {
+            config: matches.get_one::<PathBuf>("config").cloned(),
+            flags: settings()
+                .into_keys()
+                .filter(|key| has_flag(key))
+                .filter_map(given)
+                .collect(),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

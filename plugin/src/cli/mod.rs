@@ -1,0 +1,91 @@
+//! The command line. Owns arguments, tables and exit codes; everything is done by the daemon, which it asks over a Unix
+//! socket. Errors go to standard error as one sentence with what to do.
+
+mod args;
+mod client;
+mod exit;
+mod pool;
+mod print;
+mod progress;
+mod status;
+mod volume;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+pub use args::{Cli, Command, DaemonArgs};
+pub use exit::{CliError, Code};
+
+use crate::config::Config;
+
+use client::Client;
+use print::Printer;
+
+/// Parses the arguments of this process. Usage errors, `--help` and `--version` end the process here.
+pub fn parse() -> Cli {
+    Cli::parse()
+}
+
+/// Carries out a command other than `daemon`.
+pub async fn run(cli: Cli) -> ExitCode {
+    let printer = Printer::new(cli.json);
+    let client = Client::new(&cli.socket.unwrap_or_else(|| Config::default().control_socket));
+    let done = match cli.command {
+        Command::Status => status::run(&client, &printer).await,
+        Command::Pool(command) => pool::run(&client, &printer, command).await,
+        Command::Volume(command) => volume::run(&client, &printer, command).await,
+        Command::Completion { shell } => printer.bytes(&completion(shell)),
+        // `main` takes it before the runtime starts.
+        Command::Daemon(_) => Ok(Code::Usage),
+    };
+    match done {
+        Ok(code) => code.into(),
+        Err(error) => {
+            printer.error(&error);
+            error.code().into()
+        }
+    }
+}
+
+fn completion(shell: clap_complete::Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "bulkhead", &mut script);
+    script
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documentation_lists_every_command_and_exit_code() {
+        let page = include_str!("../../../docs/cli.md");
+        let root = Cli::command();
+        for command in root.get_subcommands() {
+            let name = command.get_name();
+            let inner: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+            if inner.is_empty() {
+                assert!(
+                    page.contains(&format!("`bulkhead {name}")),
+                    "docs/cli.md lacks {name}"
+                );
+            }
+            for sub in inner {
+                assert!(
+                    page.contains(&format!("`bulkhead {name} {sub}")),
+                    "docs/cli.md lacks {name} {sub}"
+                );
+            }
+        }
+        for code in Code::ALL {
+            let row = format!("| {} | {} |", *code as u8, code.meaning());
+            assert!(page.contains(&row), "docs/cli.md lacks {row:?}");
+        }
+    }
+}

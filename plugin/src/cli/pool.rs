@@ -1,0 +1,145 @@
+//! `bulkhead pool`.
+
+use super::args::PoolCommand;
+use super::client::Client;
+use super::print::{Printer, table};
+use super::progress::waiting;
+use super::{CliError, Code};
+use crate::api::encode;
+use crate::options::format_size;
+use crate::service::{PoolRequest, PoolView};
+
+pub(super) async fn run(client: &Client, printer: &Printer, command: PoolCommand) -> Result<Code, CliError> {
+    match command {
+        PoolCommand::Add {
+            device,
+            size,
+            priority,
+        } => {
+            // The daemon has another working directory.
+            let device = std::path::absolute(&device)
+                .map_err(|error| CliError::Usage(format!("{}: {error}", device.display())))?;
+            let what = format!("making a pool of {}", device.display());
+            let request = PoolRequest {
+                device,
+                size,
+                priority,
+            };
+            let pool: PoolView = waiting(&what, client.post("/pools", &request)).await?;
+            printer.value(&pool, |pool| {
+                format!(
+                    "pool {} is ready: {} on {}, priority {}\n",
+                    pool.id,
+                    format_size(pool.capacity),
+                    pool.device.display(),
+                    pool.priority
+                )
+            })?;
+        }
+        PoolCommand::List => {
+            let pools: Vec<PoolView> = client.get("/pools").await?;
+            printer.value(&pools, |pools| {
+                if pools.is_empty() {
+                    "there is no pool yet; `bulkhead pool add /dev/DEVICE` makes one\n".to_owned()
+                } else {
+                    pools_table(pools)
+                }
+            })?;
+        }
+        PoolCommand::Remove { id } => {
+            let pools: Vec<PoolView> = client.get("/pools").await?;
+            let id = find(&pools, &id)?;
+            waiting(
+                "removing the pool",
+                client.delete(&format!("/pools/{}", encode(id))),
+            )
+            .await?;
+            printer.value(&serde_json::json!({ "removed": id }), |_| {
+                format!("pool {id} is removed\n")
+            })?;
+        }
+    }
+    Ok(Code::Ok)
+}
+
+/// The one pool that is meant: by its id, the beginning of it, or its device.
+fn find<'a>(pools: &'a [PoolView], meant: &str) -> Result<&'a str, CliError> {
+    let device = std::path::absolute(meant).unwrap_or_default();
+    let mut fitting = pools
+        .iter()
+        .filter(|pool| !meant.is_empty() && (pool.id.starts_with(meant) || pool.device == device));
+    match (fitting.next(), fitting.next()) {
+        (Some(pool), None) => Ok(&pool.id),
+        (Some(_), Some(_)) => Err(CliError::Usage(format!(
+            "several pools begin with {meant:?}; write more of the id that `bulkhead pool list` shows"
+        ))),
+        (None, _) => Err(CliError::Daemon(crate::api::ErrorDetail {
+            code: crate::api::ErrorCode::NotFound,
+            message: format!(
+                "there is no pool {meant:?} on this node; `bulkhead pool list` shows those that exist"
+            ),
+        })),
+    }
+}
+
+/// Pools as a table.
+pub(super) fn pools_table(pools: &[PoolView]) -> String {
+    let rows: Vec<_> = pools
+        .iter()
+        .map(|pool| {
+            [
+                pool.id.clone(),
+                pool.device.display().to_string(),
+                pool.medium.clone(),
+                pool.priority.clone(),
+                format_size(pool.capacity),
+                format_size(pool.promised),
+                format_size(pool.used),
+                format_size(pool.free),
+                pool.replicas.to_string(),
+                pool.status.clone(),
+            ]
+        })
+        .collect();
+    let headings = [
+        "ID", "DEVICE", "MEDIUM", "PRIORITY", "CAPACITY", "PROMISED", "USED", "FREE", "REPLICAS", "STATUS",
+    ];
+    table(headings, &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_is_found_by_what_is_unique() {
+        let pool = |id: &str, device: &str| PoolView {
+            id: id.to_owned(),
+            device: device.into(),
+            medium: String::new(),
+            priority: String::new(),
+            capacity: 0,
+            promised: 0,
+            used: 0,
+            free: 0,
+            replicas: 0,
+            healthy: true,
+            status: String::new(),
+        };
+        let pools = [pool("abc1", "/dev/x"), pool("abd2", "/dev/y")];
+        assert_eq!(find(&pools, "abc").ok(), Some("abc1"));
+        assert_eq!(find(&pools, "/dev/y").ok(), Some("abd2"));
+        assert_eq!(
+            find(&pools, "ab").err().map(|error| error.code()),
+            Some(Code::Usage)
+        );
+        assert_eq!(
+            find(&pools, "").err().map(|error| error.code()),
+            Some(Code::NotFound)
+        );
+        assert_eq!(
+            find(&pools, "zz").err().map(|error| error.code()),
+            Some(Code::NotFound)
+        );
+    }
+}

@@ -1,0 +1,37 @@
+//! What each setting means, in one line: for `bulkhead daemon --help` and docs/configuration.md.
+
+/// The meaning of a setting; empty if there is no such setting.
+pub fn describe(key: &str) -> &'static str {
+    match key {
+        "node_name" => "name of this node; empty takes the host's name",
+        "cluster" => "name of the cluster",
+        "state_dir" => "what must survive a reboot: identity, pools, the embedded store",
+        "run_dir" => "what need not: FUSE mounts",
+        "mounts_dir" => {
+            "the volumes' file systems are mounted below it; in a managed plugin it lies below propagatedMount"
+        }
+        "control_socket" => "socket of the command line",
+        "store" => "the metadata store",
+        "docker.socket" => "the driver's socket, where dockerd finds it; the file's name is the driver's",
+        "docker.api" => {
+            "dockerd's own socket, through which the daemon makes a new dockerd use the driver once (Swarm lists a driver only then); empty to leave it alone"
+        }
+        "pool.overcommit" => {
+            "how much of a pool's capacity may be promised to volumes, in percent; they are thin"
+        }
+        "log.format" => "text or json",
+        "log.level" => "error, warn, info, debug or trace, or by part: bulkhead_engine=debug,info",
+        "timeout.create" => "for Docker's Create, for which dockerd allows 120 s",
+        "timeout.mount" => "for Docker's Mount, for which dockerd allows 120 s",
+        "timeout.call" => "for Docker's Remove and Unmount, for which dockerd allows 60 s",
+        "timeout.query" => {
+            "for Docker's Get, List and Path, for which dockerd allows 60 s; they wait only while the daemon starts"
+        }
+        "timeout.detach" => "for one step of releasing a volume; after it the teardown gets rougher",
+        "timeout.store" => "for the store to answer",
+        "timeout.stop" => {
+            "for unmounting everything when the daemon stops; a managed plugin is killed after 10 s"
+        }
+        _ => "",
+    }
+}

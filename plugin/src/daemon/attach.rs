@@ -1,0 +1,270 @@
+//! A volume comes to this node: the record first (epoch + 1), then its replica, the block device, the file system. On a
+//! failure everything that was done is undone in the opposite order.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bulkhead_cluster::schema::{ChangeId, VolumeRecord, VolumeState};
+use bulkhead_cluster::volumes::{Attach, Volume as Stored, VolumeError};
+use bulkhead_engine::disk::DiskError;
+use bulkhead_engine::format::ReplicaIdentity;
+use bulkhead_engine::host::{AttachOptions, Attachment, DetachReport, FsKind, MountOptions};
+use bulkhead_engine::ids::VolumeId;
+use bulkhead_engine::io::BlockDevice;
+use bulkhead_engine::node::{OpenError, Volume, VolumeConfig};
+use parking_lot::Mutex;
+
+use super::context::{Daemon, blocking, once_unlocked, volume_failed};
+use super::spec::kind;
+use crate::service::ServiceError;
+
+/// The directory of the volume's file system that Docker gets: `lost+found` beside it would break `initdb`.
+const DATA: &str = "data";
+/// Between looks at a volume that another node holds.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// This node's replica of a volume that is to be opened.
+pub(super) struct Here {
+    pub(super) identity: ReplicaIdentity,
+    pub(super) dir: PathBuf,
+    /// Whether another node may hold a read lease of it.
+    pub(super) foreign_lease: bool,
+}
+
+/// A volume that is attached on this node.
+pub(super) struct Attached {
+    pub(super) id: VolumeId,
+    pub(super) name: String,
+    pub(super) attachment: ChangeId,
+    pub(super) volume: Arc<Volume>,
+    pub(super) device: Attachment,
+    /// Where its file system is mounted.
+    pub(super) target: PathBuf,
+    fs: FsKind,
+    options: MountOptions,
+    /// Nobody needs it any more, but it could not be let go yet: why.
+    pub(super) leaving: Mutex<Option<String>>,
+}
+
+impl Attached {
+    /// What Docker gets.
+    pub(super) fn mountpoint(&self) -> PathBuf {
+        self.target.join(DATA)
+    }
+
+    /// Why it serves no longer, if so.
+    pub(super) fn dead(&self) -> Option<String> {
+        match self.volume.ended() {
+            Some(reason) => Some(reason.to_string()),
+            None if !self.device.is_alive() => Some("the kernel has closed its connection".to_owned()),
+            None => None,
+        }
+    }
+
+    /// Mounts its file system, if it is not mounted, and makes the directory for Docker.
+    fn mount(&self) -> Result<(), ServiceError> {
+        let failed = |error: &dyn std::fmt::Display| {
+            ServiceError::Failed(format!("volume {:?} cannot be mounted: {error}", self.name))
+        };
+        self.device
+            .mount(&self.target, self.fs, &self.options)
+            .map_err(|error| failed(&error))?;
+        match fs::DirBuilder::new().mode(0o755).create(self.mountpoint()) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(failed(&error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes it away from this node; always ends. What is still in use is lost to its users.
+    pub(super) fn take_down(&self, limit: Duration) -> DetachReport {
+        let end = Instant::now() + limit;
+        let report = self.device.detach(limit * 2 / 3);
+        if let Err(error) = self.volume.close(end) {
+            tracing::warn!(volume = self.name, %error, "it was not closed in order");
+        }
+        let _ = fs::remove_dir(&self.target);
+        report
+    }
+}
+
+impl Daemon {
+    /// Mounts a volume, if it is not, and says where.
+    pub(super) async fn mount_volume(self: &Arc<Self>, name: &str) -> Result<PathBuf, ServiceError> {
+        let end = Instant::now() + self.config.timeout.mount.duration().mul_f32(0.8);
+        let left = || end.saturating_duration_since(Instant::now());
+        let _guard = self.lock(name, "being mounted or unmounted", left()).await?;
+        if let Some(attached) = self.attached(name) {
+            if attached.dead().is_none() {
+                let again = attached.clone();
+                blocking(move || again.mount()).await?;
+                *attached.leaving.lock() = None;
+                return Ok(attached.mountpoint());
+            }
+            self.detach(&attached).await;
+        }
+        let volume = self.find(name).await?;
+        if volume.state != VolumeState::Ready {
+            return Err(ServiceError::Busy(format!(
+                "volume {name:?} is still being created; try again in a while"
+            )));
+        }
+        let (identity, dir) = self.replica_to_use(&volume).await?;
+        let wish = Attach::on(self.node, String::new());
+        let held = self.take(&volume, &wish, end).await?;
+        let replica = Here {
+            identity,
+            dir,
+            foreign_lease: self.may_be_leased(&volume, &held),
+        };
+        let daemon = self.clone();
+        let record = held.record.clone();
+        let attachment = wish.attachment;
+        let brought = blocking(move || daemon.bring_up(&record, attachment, replica)).await;
+        match brought {
+            Ok(attached) => {
+                let mountpoint = attached.mountpoint();
+                self.failures.lock().remove(&attached.id);
+                self.attached.lock().insert(name.to_owned(), attached);
+                tracing::info!(volume = name, epoch = %held.epoch, "mounted");
+                Ok(mountpoint)
+            }
+            Err(error) => {
+                self.release_record(volume.id, name, wish.attachment).await;
+                self.failures.lock().insert(volume.id, error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// The volume of a name, as the store has it.
+    pub(super) async fn find(&self, name: &str) -> Result<Stored, ServiceError> {
+        let found = self
+            .volumes
+            .by_name(name)
+            .await
+            .map_err(|error| volume_failed(&error))?;
+        let volume = found.ok_or_else(|| ServiceError::NotFound(name.to_owned()))?;
+        self.catalog.note(&volume);
+        Ok(volume)
+    }
+
+    /// Makes this node the primary. Waits for another node to let go of the volume, as Swarm mounts on the new node
+    /// before it stops the task on the old one.
+    pub(super) async fn take(
+        &self,
+        volume: &VolumeRecord,
+        wish: &Attach,
+        end: Instant,
+    ) -> Result<Stored, ServiceError> {
+        loop {
+            match self.volumes.attach(volume.id, wish).await {
+                Ok(held) => {
+                    self.catalog.note(&held);
+                    return Ok(held);
+                }
+                Err(VolumeError::Attached { .. }) if Instant::now() + LOOK < end => {
+                    tokio::time::sleep(LOOK).await
+                }
+                Err(error) => {
+                    // The record may come to name this attachment: the next look at the records releases it.
+                    return Err(volume_failed(&error));
+                }
+            }
+        }
+    }
+
+    /// Gives the record back. If the store is away, the next look at the records does it.
+    pub(super) async fn release_record(&self, id: VolumeId, name: &str, attachment: ChangeId) {
+        match self.volumes.release(id, self.node, Some(attachment)).await {
+            Ok(Some(volume)) => self.catalog.note(&volume),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(volume = name, %error, "it is not released in the store yet"),
+        }
+    }
+
+    /// Whether another node may still hold a read lease of this node's replica: unless the record was free, or this
+    /// node's own, and went from there to us in one step.
+    pub(super) fn may_be_leased(&self, before: &VolumeRecord, held: &VolumeRecord) -> bool {
+        let foreign = before
+            .primary
+            .as_ref()
+            .is_some_and(|primary| primary.node != self.node);
+        foreign || before.epoch.next() != Some(held.epoch)
+    }
+
+    /// Opens the replica and makes a block device of it.
+    pub(super) fn open_device(
+        &self,
+        record: &VolumeRecord,
+        replica: &Here,
+    ) -> Result<(Arc<Volume>, Attachment), ServiceError> {
+        let (name, id) = (record.name.clone(), record.id);
+        let failed = |error: &dyn std::fmt::Display| {
+            ServiceError::Failed(format!("volume {name:?} cannot be attached: {error}"))
+        };
+        let open = || {
+            let (ended, told) = (self.ended.clone(), record.name.clone());
+            let mut config =
+                VolumeConfig::new(replica.identity, replica.dir.clone(), self.node, record.epoch);
+            config.foreign_lease = replica.foreign_lease;
+            config.on_ended = Some(Box::new(move |_, reason| {
+                // Nobody listens only while the daemon ends.
+                let _ = ended.send((told.clone(), id, reason.to_string()));
+            }));
+            Volume::open(&self.engine, config)
+        };
+        let is_locked = |error: &OpenError| {
+            let OpenError::Disk { source, .. } = error else {
+                return false;
+            };
+            matches!(source, DiskError::InUse(_))
+        };
+        let volume = once_unlocked(open, is_locked).map_err(|error| failed(&error))?;
+        let device: Arc<dyn BlockDevice> = volume.clone();
+        match Attachment::attach(&self.dirs, id, device, AttachOptions::default()) {
+            Ok(attachment) => Ok((volume, attachment)),
+            Err(error) => {
+                close(&volume, &record.name, self.config.timeout.detach.duration());
+                Err(failed(&error))
+            }
+        }
+    }
+
+    fn bring_up(
+        &self,
+        record: &VolumeRecord,
+        attachment: ChangeId,
+        replica: Here,
+    ) -> Result<Arc<Attached>, ServiceError> {
+        let fs = kind(record.spec.fs);
+        let options = MountOptions::parse(fs, &record.spec.mount_options)
+            .map_err(|error| ServiceError::Invalid(error.to_string()))?;
+        let (volume, device) = self.open_device(record, &replica)?;
+        let attached = Attached {
+            id: record.id,
+            name: record.name.clone(),
+            attachment,
+            volume,
+            device,
+            target: self.dirs.mount_point(record.id),
+            fs,
+            options,
+            leaving: Mutex::default(),
+        };
+        if let Err(error) = attached.mount() {
+            attached.take_down(self.config.timeout.detach.duration());
+            return Err(error);
+        }
+        Ok(Arc::new(attached))
+    }
+}
+
+/// Closes a volume that is attached nowhere.
+pub(super) fn close(volume: &Volume, name: &str, limit: Duration) {
+    if let Err(error) = volume.close(Instant::now() + limit) {
+        tracing::warn!(volume = name, %error, "it was not closed in order");
+    }
+}

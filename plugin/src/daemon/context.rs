@@ -1,0 +1,242 @@
+//! What all parts of the daemon share, and how it comes to be.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use bulkhead_cluster::schema::ReplicaState;
+use bulkhead_cluster::schema::VolumeRecord;
+use bulkhead_cluster::store::{self, Store};
+use bulkhead_cluster::volumes::{VolumeError, Volumes};
+use bulkhead_engine::format::ReplicaIdentity;
+use bulkhead_engine::host::{HostDirs, clean_stale};
+use bulkhead_engine::ids::{ClusterId, NodeId, VolumeId};
+use bulkhead_engine::node::Node;
+use bulkhead_engine::pool::PoolOwner;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+use super::attach::Attached;
+use super::catalog::Catalog;
+use super::pools::Pools;
+use super::{membership, reconcile};
+use crate::config::Config;
+use crate::locks::{NameGuard, NameLocks};
+use crate::service::ServiceError;
+
+/// How long a lock that a child process holds by accident is waited for.
+const LOCKED: Duration = Duration::from_secs(2);
+
+/// The daemon behind its faces.
+pub(super) struct Daemon {
+    pub(super) config: Config,
+    pub(super) node: NodeId,
+    pub(super) node_name: String,
+    pub(super) cluster: ClusterId,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) volumes: Volumes,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) engine: Arc<Node>,
+    pub(super) dirs: HostDirs,
+    pub(super) pools: Pools,
+    pub(super) locks: NameLocks,
+    /// Volumes that are attached on this node, by name.
+    pub(super) attached: Mutex<BTreeMap<String, Arc<Attached>>>,
+    /// Volumes that ended by themselves, and why, until they are attached again.
+    pub(super) failures: Mutex<BTreeMap<VolumeId, String>>,
+    /// Where the engine says that a volume has ended.
+    pub(super) ended: mpsc::UnboundedSender<(String, VolumeId, String)>,
+    pub(super) started_at: SystemTime,
+}
+
+impl Daemon {
+    /// Opens the store and the pools, takes away what an earlier run left, and finishes or undoes what it had begun.
+    /// `starting` says meanwhile what is being done.
+    pub(super) async fn start(config: Config, starting: &watch::Sender<String>) -> anyhow::Result<Arc<Self>> {
+        let step = |what: &str| {
+            tracing::debug!("{what}");
+            starting.send_replace(what.to_owned());
+        };
+        step("opening the store");
+        let node = membership::identity(&config.state_dir)?;
+        let node_name = config.node_name();
+        let store = open_store(&config).await?;
+        let cluster = membership::cluster(&*store, &config.cluster).await?;
+        membership::register(&*store, node, &node_name).await?;
+
+        step("taking away what an earlier run left mounted");
+        let dirs = host_dirs(&config);
+        clean(dirs.clone()).await?;
+
+        step("attaching the pools");
+        let pools = Pools::open(config.state_dir.clone(), PoolOwner { cluster, node }).await?;
+
+        step("reading the volumes");
+        let (catalog, watcher) = Catalog::load(store.clone()).await;
+        let (ended, endings) = mpsc::unbounded_channel();
+        let daemon = Arc::new(Self {
+            node,
+            node_name,
+            cluster,
+            volumes: Volumes::new(store.clone()),
+            store,
+            catalog: catalog.clone(),
+            engine: Node::start().context("the engine cannot start")?,
+            dirs,
+            pools,
+            locks: NameLocks::default(),
+            attached: Mutex::default(),
+            failures: Mutex::default(),
+            ended,
+            started_at: SystemTime::now(),
+            config,
+        });
+        tokio::spawn(async move { catalog.follow(watcher).await });
+        tokio::spawn(super::release::watch_endings(Arc::downgrade(&daemon), endings));
+
+        step("finishing what an earlier run had begun");
+        reconcile::once(&daemon).await;
+        Ok(daemon)
+    }
+
+    /// As [`replica_here`](Self::replica_here), having looked that its pool is there.
+    pub(super) async fn replica_to_use(
+        &self,
+        volume: &VolumeRecord,
+    ) -> Result<(ReplicaIdentity, PathBuf), ServiceError> {
+        for replica in volume.replicas_on(self.node) {
+            self.pools.check(replica.pool).await?;
+        }
+        self.replica_here(volume)
+    }
+
+    /// The lock of a volume.
+    pub(super) async fn lock(
+        &self,
+        name: &str,
+        operation: &'static str,
+        patience: Duration,
+    ) -> Result<NameGuard, ServiceError> {
+        self.locks
+            .lock(name, operation, patience)
+            .await
+            .map_err(|by| ServiceError::Busy(format!("volume {name:?} is busy: {by}; try again in a while")))
+    }
+
+    /// The volume that is attached on this node under a name.
+    pub(super) fn attached(&self, name: &str) -> Option<Arc<Attached>> {
+        self.attached.lock().get(name).cloned()
+    }
+
+    /// This node's replica of a volume: its identity, and where it lies.
+    ///
+    /// As last seen: [`Pools::check`] comes before it is used.
+    pub(super) fn replica_here(
+        &self,
+        volume: &VolumeRecord,
+    ) -> Result<(ReplicaIdentity, PathBuf), ServiceError> {
+        let name = &volume.name;
+        let replica = volume
+            .replicas_on(self.node)
+            .find(|replica| replica.state == ReplicaState::Member)
+            .ok_or_else(|| {
+                ServiceError::Failed(format!(
+                    "volume {name:?} has no replica on node {}; run what uses it on a node that has one",
+                    self.node_name
+                ))
+            })?;
+        let dir = self.pools.replicas(replica.pool).ok_or_else(|| {
+            ServiceError::Failed(format!(
+                "volume {name:?} cannot be used: its pool {} is not there; `bulkhead pool list` shows what is wrong with it",
+                replica.pool
+            ))
+        })?;
+        let identity = ReplicaIdentity {
+            cluster: self.cluster,
+            volume: volume.id,
+            replica: replica.id,
+        };
+        Ok((identity, dir.join(volume.id.to_string())))
+    }
+}
+
+/// The host's directories.
+pub(super) fn host_dirs(config: &Config) -> HostDirs {
+    HostDirs {
+        run: config.run_dir.clone(),
+        mounts: config.mounts_dir.clone(),
+    }
+}
+
+async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    let options = store::Options {
+        prefix: format!("bulkhead/{}/", config.cluster),
+        deadline: config.timeout.store.duration(),
+        ..store::Options::default()
+    };
+    Ok(store::open(&config.store, &options).await?)
+}
+
+async fn clean(dirs: HostDirs) -> anyhow::Result<()> {
+    let report = tokio::task::spawn_blocking(move || {
+        dirs.create()?;
+        clean_stale(&dirs)
+    })
+    .await
+    .context("cleaning up broke off")??;
+    if !report.is_empty() {
+        tracing::warn!(?report, "took away what an earlier run had left mounted");
+    }
+    Ok(())
+}
+
+/// Runs what blocks, on a thread that may. It goes on if the caller does not wait for it.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a blocking call broke off");
+        Err(ServiceError::Failed(
+            "it broke off; the daemon's log says why".to_owned(),
+        ))
+    })
+}
+
+/// Tries again for a while if a replica is locked: a child process that has just been forked (mkfs) has all of its
+/// parent's locks until it executes its program.
+pub(super) fn once_unlocked<T, E>(
+    mut work: impl FnMut() -> Result<T, E>,
+    is_locked: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let end = Instant::now() + LOCKED;
+    loop {
+        match work() {
+            Err(error) if is_locked(&error) && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(10))
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// What a failure of the store means to the caller.
+pub(super) fn store_failed(what: &str, error: &dyn std::fmt::Display) -> ServiceError {
+    ServiceError::Unavailable(format!("{what} cannot be read: {error}"))
+}
+
+/// What a volume's error means to the caller.
+pub(super) fn volume_failed(error: &VolumeError) -> ServiceError {
+    let message = error.to_string();
+    match error {
+        VolumeError::NoSuch(name) => ServiceError::NotFound(name.clone()),
+        VolumeError::Exists { .. } => ServiceError::Conflict(message),
+        VolumeError::Attached { .. } | VolumeError::Busy(_) | VolumeError::State { .. } => {
+            ServiceError::Busy(message)
+        }
+        VolumeError::Store { .. } => ServiceError::Unavailable(message),
+        VolumeError::Size { .. } | VolumeError::Places { .. } => ServiceError::Invalid(message),
+        _ => ServiceError::Failed(message),
+    }
+}

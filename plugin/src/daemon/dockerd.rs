@@ -1,0 +1,90 @@
+//! Swarm lists a driver only after it was used once since dockerd started. So the daemon looks for new dockerds on this
+//! host and makes each ask for its volumes once. It asks only when there is a new one, never starts one, and nothing
+//! else waits for the answer.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use hyperlocal::{UnixConnector, Uri};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+/// Between looks.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// A dockerd with many drivers may take long; it has 15 s for each that is dead.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A process: its id and when it started.
+type Process = (u32, u64);
+
+/// Keeps the driver known until `stop` says so. An empty path leaves Docker alone.
+pub(super) async fn keep_known(api: PathBuf, mut stop: watch::Receiver<bool>) {
+    let work = async {
+        if api.as_os_str().is_empty() {
+            return std::future::pending().await;
+        }
+        let mut known: BTreeSet<Process> = BTreeSet::new();
+        loop {
+            let found = tokio::task::spawn_blocking(dockerds).await.unwrap_or_default();
+            if found.iter().any(|process| !known.contains(process)) && fs::exists(&api).unwrap_or(false) {
+                match timeout(PATIENCE, ask(&api)).await {
+                    Ok(Ok(())) => {
+                        tracing::debug!("a new dockerd knows the driver");
+                        known = found;
+                    }
+                    Ok(Err(error)) => tracing::debug!(%error, "a new dockerd does not answer yet"),
+                    Err(_) => tracing::debug!("a new dockerd takes its time to answer"),
+                }
+            }
+            sleep(INTERVAL).await;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}
+
+/// The dockerds that this process can see.
+fn dockerds() -> BTreeSet<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return BTreeSet::new();
+    };
+    entries
+        .filter_map(|entry| {
+            let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+            if comm.trim() != "dockerd" {
+                return None;
+            }
+            // The fields after the name, which may itself hold blanks: the 20th of them is the start time.
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let started = stat
+                .rsplit_once(')')?
+                .1
+                .split_whitespace()
+                .nth(19)?
+                .parse()
+                .ok()?;
+            Some((pid, started))
+        })
+        .collect()
+}
+
+/// Makes dockerd ask every driver for its volumes.
+async fn ask(api: &Path) -> anyhow::Result<()> {
+    let client: Client<UnixConnector, Empty<Bytes>> =
+        Client::builder(TokioExecutor::new()).build(UnixConnector);
+    let response = client.get(Uri::new(api, "/volumes").into()).await?;
+    let status = response.status();
+    // Read to the end, so that dockerd has asked everybody.
+    response.into_body().collect().await?;
+    anyhow::ensure!(status.is_success(), "dockerd answered {status}");
+    Ok(())
+}

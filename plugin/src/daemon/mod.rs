@@ -1,0 +1,214 @@
+//! The daemon: engine, cluster and faces in one process. Owns their order: sockets first, so that dockerd never waits
+//! for a driver that is only starting; then the store, the pools and what an earlier run left; then "ready".
+
+mod attach;
+mod catalog;
+mod context;
+mod create;
+mod delete;
+mod dockerd;
+mod instance;
+mod membership;
+mod node;
+mod pools;
+mod reconcile;
+mod release;
+mod service;
+mod spec;
+mod view;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bulkhead_engine::disk;
+use bulkhead_engine::host::memory::{MemoryPromise, promise_progress};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::api::Api;
+use crate::cli::{Code, DaemonArgs};
+use crate::config::{self, Config, ConfigError};
+use crate::docker::{Deadlines, Driver, MountTable, Pace, reconcile as reconcile_mounts};
+use crate::http::{Listening, serve};
+use crate::service::{NodeService, VolumeService};
+use crate::telemetry;
+
+use context::Daemon;
+
+/// How long calls that are under way may go on once the daemon stops.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long the pools may take to be unmounted at the end.
+const POOLS: Duration = Duration::from_secs(2);
+
+/// Runs the daemon until a signal ends it.
+pub fn main(args: &DaemonArgs) -> ExitCode {
+    let config = match configure(args) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("bulkhead: {error}");
+            return Code::Usage.into();
+        }
+    };
+    if let Err(error) = telemetry::init(&config.log) {
+        eprintln!("bulkhead: the log cannot be written: {error}");
+        return Code::Failed.into();
+    }
+    // Before any thread starts: threads inherit it.
+    let promise = promise_progress();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "the daemon cannot start");
+            return Code::Failed.into();
+        }
+    };
+    let ended = runtime.block_on(run(config, &promise));
+    // A call that hangs in the kernel must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match ended {
+        Ok(()) => Code::Ok.into(),
+        Err(error) => {
+            tracing::error!("the daemon ends: {error:#}");
+            Code::Failed.into()
+        }
+    }
+}
+
+fn configure(args: &DaemonArgs) -> Result<Config, ConfigError> {
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    match &args.config {
+        Some(file) => config::load(file, true, environment, &args.flags),
+        None => config::load(Path::new(config::DEFAULT_FILE), false, environment, &args.flags),
+    }
+}
+
+async fn run(config: Config, promise: &MemoryPromise) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to signals")?;
+    let warnings: Vec<String> = [&promise.io_flusher, &promise.locked]
+        .into_iter()
+        .filter_map(|outcome| outcome.as_ref().err().map(ToString::to_string))
+        .collect();
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = config.node_name(),
+        "bulkhead starts"
+    );
+
+    let (state_dir, dirs) = (config.state_dir.clone(), context::host_dirs(&config));
+    let _instance = tokio::task::spawn_blocking(move || instance::lock(&state_dir, &dirs)).await??;
+    let faces = Faces::open(&config)?;
+    let stop = watch::Sender::new(false);
+    let servers = faces.serve(&stop);
+    let ended = tokio::select! {
+        ended = serve_until_stopped(&config, &faces, &stop) => ended,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    telemetry::stopping();
+    // No new call gets through; those that are under way end or go on against what is being taken down.
+    let daemon = faces.close();
+    stop.send_replace(true);
+    if let Some(daemon) = daemon {
+        daemon.release_everything(config.timeout.stop.duration()).await;
+        if timeout(POOLS, daemon.pools.close()).await.is_err() {
+            tracing::warn!("a pool does not let itself be unmounted");
+        }
+    }
+    servers.await;
+    ended
+}
+
+/// Never returns but with an error.
+async fn serve_until_stopped(
+    config: &Config,
+    faces: &Faces,
+    stop: &watch::Sender<bool>,
+) -> anyhow::Result<()> {
+    let daemon = Daemon::start(config.clone(), &faces.starting).await?;
+    faces.daemon.send_replace(Some(daemon.clone()));
+    let (volumes, node): (Arc<dyn VolumeService>, Arc<dyn NodeService>) =
+        (Arc::new(daemon.clone()), Arc::new(daemon.clone()));
+    faces.volumes.send_replace(Some(volumes));
+    faces.node.send_replace(Some(node));
+    telemetry::ready();
+    let pace = Pace::default();
+    tokio::join!(
+        reconcile_mounts(faces.driver.clone(), pace, stop.subscribe()),
+        reconcile::keep_up(daemon.clone(), stop.subscribe()),
+        dockerd::keep_known(config.docker.api.clone(), stop.subscribe()),
+    );
+    // All three end only when they are told to stop.
+    std::future::pending().await
+}
+
+/// The sockets and what stands behind them.
+struct Faces {
+    driver: Arc<Driver>,
+    api: Arc<Api>,
+    volumes: watch::Sender<Option<Arc<dyn VolumeService>>>,
+    node: watch::Sender<Option<Arc<dyn NodeService>>>,
+    daemon: watch::Sender<Option<Arc<Daemon>>>,
+    starting: watch::Sender<String>,
+    sockets: parking_lot::Mutex<Option<(Listening, Listening)>>,
+}
+
+impl Faces {
+    fn open(config: &Config) -> anyhow::Result<Self> {
+        let listen = |path: &Path| match Listening::from_systemd(path) {
+            Some(listening) => Ok(listening),
+            None => Listening::bind(path),
+        };
+        let sockets = (listen(&config.docker.socket)?, listen(&config.control_socket)?);
+        let boot = disk::boot_id()?.to_string();
+        // Nothing stays mounted when the daemon dies: what it served is dead, and is cleaned up at the start.
+        let table = MountTable::open(&config.state_dir.join("mounts.json"), &boot, |_| false);
+        let deadlines = Deadlines {
+            create: config.timeout.create.duration(),
+            mount: config.timeout.mount.duration(),
+            call: config.timeout.call.duration(),
+            query: config.timeout.query.duration(),
+        };
+        let (volumes, node) = (watch::Sender::new(None), watch::Sender::new(None));
+        let starting = watch::Sender::new("opening its sockets".to_owned());
+        Ok(Self {
+            driver: Driver::new(volumes.subscribe(), table, deadlines),
+            api: Api::new(volumes.subscribe(), node.subscribe(), starting.subscribe()),
+            volumes,
+            node,
+            daemon: watch::Sender::new(None),
+            starting,
+            sockets: parking_lot::Mutex::new(Some(sockets)),
+        })
+    }
+
+    /// Serves both sockets; the future ends when both have ended.
+    fn serve(&self, stop: &watch::Sender<bool>) -> impl Future<Output = ()> + use<> {
+        let servers = self.sockets.lock().take().map(|(docker, control)| {
+            (
+                tokio::spawn(serve(docker, self.driver.clone(), stop.subscribe(), LINGER)),
+                tokio::spawn(serve(control, self.api.clone(), stop.subscribe(), LINGER)),
+            )
+        });
+        async {
+            if let Some((docker, control)) = servers {
+                let _ = tokio::join!(docker, control);
+            }
+        }
+    }
+
+    /// Shuts the gates; what was behind them.
+    fn close(&self) -> Option<Arc<Daemon>> {
+        self.volumes.send_replace(None);
+        self.node.send_replace(None);
+        self.daemon.send_replace(None)
+    }
+}

@@ -1,0 +1,184 @@
+//! A volume leaves this node: because nobody needs it, because it failed, or because the daemon stops. Never takes it
+//! away from a container that still uses it, except in the last two cases.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bulkhead_engine::host::HostError;
+use bulkhead_engine::ids::VolumeId;
+use futures::future::join_all;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::attach::Attached;
+use super::context::{Daemon, blocking};
+use crate::service::ServiceError;
+
+/// How long an Unmount waits for a container's last process to go; the rest is done in the background.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Pauses between tries in the background: the first, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+impl Daemon {
+    /// Nobody who asked for the mount needs it any longer.
+    pub(super) async fn unmount_volume(self: &Arc<Self>, name: &str) -> Result<(), ServiceError> {
+        let patience = self.config.timeout.call.duration().mul_f32(0.8);
+        let _guard = self.lock(name, "being mounted or unmounted", patience).await?;
+        let Some(attached) = self.attached(name) else {
+            return Ok(());
+        };
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.let_go(&attached).await {
+                Ok(()) => return Ok(()),
+                Err(why) if Instant::now() >= end => {
+                    tracing::warn!(volume = name, why, "it is released as soon as that ends");
+                    *attached.leaving.lock() = Some(why);
+                    tokio::spawn(keep_trying(Arc::downgrade(self), attached));
+                    return Ok(());
+                }
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    /// One try, under the lock of the name. The error says what holds it.
+    async fn let_go(&self, attached: &Arc<Attached>) -> Result<(), String> {
+        if attached.dead().is_none() {
+            let device = attached.clone();
+            let unmounted = tokio::task::spawn_blocking(move || {
+                device.device.unmount(&device.target, Duration::from_millis(500))
+            })
+            .await;
+            match unmounted {
+                Ok(Ok(())) => {}
+                Ok(Err(HostError::TornDown { .. })) => {}
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        self.detach(attached).await;
+        Ok(())
+    }
+
+    /// Takes a volume away from this node and gives its record back, under the lock of its name.
+    pub(super) async fn detach(&self, attached: &Arc<Attached>) {
+        let limit = self.config.timeout.detach.duration();
+        let device = attached.clone();
+        let report = blocking(move || Ok(device.take_down(limit))).await;
+        self.attached.lock().remove(&attached.name);
+        match report {
+            Ok(report) if report.is_clean() => tracing::info!(volume = attached.name, "released"),
+            Ok(report) => tracing::warn!(volume = attached.name, ?report, "released by force"),
+            Err(error) => {
+                tracing::error!(volume = attached.name, %error, "it could not be released in order")
+            }
+        }
+        self.release_record(attached.id, &attached.name, attached.attachment)
+            .await;
+    }
+
+    /// A volume has ended by itself: its users get errors, and then it goes.
+    async fn bury(&self, name: &str, id: VolumeId, reason: String) {
+        tracing::error!(volume = name, reason, "the volume has failed and is taken down");
+        self.failures.lock().insert(id, reason);
+        let Some(attached) = self.attached(name).filter(|attached| attached.id == id) else {
+            return;
+        };
+        // Without the lock: whoever has it may be waiting for this very device.
+        let device = attached.clone();
+        let aborted = blocking(move || {
+            device
+                .device
+                .abort()
+                .map_err(|error| ServiceError::Failed(error.to_string()))
+        });
+        if let Err(error) = aborted.await {
+            tracing::warn!(volume = name, %error, "its connection could not be aborted");
+        }
+        loop {
+            let Ok(_guard) = self.lock(name, "being taken down", Duration::from_secs(60)).await else {
+                continue;
+            };
+            if self
+                .attached(name)
+                .is_some_and(|now| Arc::ptr_eq(&now, &attached))
+            {
+                self.detach(&attached).await;
+            }
+            return;
+        }
+    }
+
+    /// The daemon stops: everything goes, within `limit`.
+    pub(super) async fn release_everything(&self, limit: Duration) {
+        let all: Vec<Arc<Attached>> = self.attached.lock().values().cloned().collect();
+        if all.is_empty() {
+            return;
+        }
+        tracing::info!(volumes = all.len(), "unmounting");
+        let one = |attached: Arc<Attached>| async move {
+            let device = attached.clone();
+            let report = blocking(move || Ok(device.take_down(limit.mul_f32(0.6)))).await;
+            if let Ok(report) = report
+                && !report.is_clean()
+            {
+                tracing::warn!(
+                    volume = attached.name,
+                    ?report,
+                    "it was taken away from what uses it"
+                );
+            }
+            self.attached.lock().remove(&attached.name);
+            self.release_record(attached.id, &attached.name, attached.attachment)
+                .await;
+        };
+        if timeout(limit, join_all(all.into_iter().map(one))).await.is_err() {
+            let left: Vec<String> = self.attached.lock().keys().cloned().collect();
+            tracing::warn!(
+                ?left,
+                "not everything could be unmounted in time; the next start cleans up"
+            );
+        }
+    }
+}
+
+/// Tries in the background until the volume is gone, or somebody mounts it again.
+async fn keep_trying(daemon: Weak<Daemon>, attached: Arc<Attached>) {
+    let (mut pause, longest) = PAUSES;
+    loop {
+        sleep(pause).await;
+        pause = (pause * 2).min(longest);
+        let Some(daemon) = daemon.upgrade() else {
+            return;
+        };
+        let name = attached.name.clone();
+        let Ok(_guard) = daemon.lock(&name, "being released", Duration::from_secs(5)).await else {
+            continue;
+        };
+        let same = daemon
+            .attached(&name)
+            .is_some_and(|now| Arc::ptr_eq(&now, &attached));
+        if !same || attached.leaving.lock().is_none() {
+            return;
+        }
+        match daemon.let_go(&attached).await {
+            Ok(()) => return,
+            Err(why) => *attached.leaving.lock() = Some(why),
+        }
+    }
+}
+
+/// Waits for volumes that end by themselves.
+pub(super) async fn watch_endings(
+    daemon: Weak<Daemon>,
+    mut endings: mpsc::UnboundedReceiver<(String, VolumeId, String)>,
+) {
+    while let Some((name, id, reason)) = endings.recv().await {
+        let Some(daemon) = daemon.upgrade() else {
+            return;
+        };
+        // Each in a task of its own: one that hangs holds up no other.
+        tokio::spawn(async move { daemon.bury(&name, id, reason).await });
+    }
+}

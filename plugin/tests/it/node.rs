@@ -1,0 +1,358 @@
+//! The real daemon in directories of its own, with a pool in a file. Leaves nothing behind, also when a test fails.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use parking_lot::{Mutex, MutexGuard};
+use serde_json::Value;
+
+use crate::client::Docker;
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_bulkhead");
+
+/// One daemon at a time: while one is dead, its FUSE mounts make mkfs.btrfs fail on the whole machine.
+static ALONE: Mutex<()> = Mutex::new(());
+
+pub(crate) struct Node {
+    dir: tempfile::TempDir,
+    daemon: Option<Child>,
+    extra: Vec<String>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Node {
+    /// A daemon that is ready, without a pool.
+    pub(crate) fn bare() -> Self {
+        Self::with_flags(&[])
+    }
+
+    pub(crate) fn with_flags(extra: &[&str]) -> Self {
+        let mut node = Self {
+            // Paths of sockets are short.
+            dir: tempfile::Builder::new()
+                .prefix("bh")
+                .tempdir_in("/tmp")
+                .expect("a directory"),
+            daemon: None,
+            _alone: ALONE.lock(),
+            extra: extra.iter().map(|flag| (*flag).to_owned()).collect(),
+        };
+        node.start();
+        node
+    }
+
+    /// A daemon that is ready, with a pool.
+    pub(crate) fn new() -> Self {
+        Self::with_pool("4G")
+    }
+
+    pub(crate) fn with_pool(size: &str) -> Self {
+        let node = Self::bare();
+        node.add_pool(size);
+        node
+    }
+
+    pub(crate) fn add_pool(&self, size: &str) {
+        let file = self.path("pool.img");
+        self.ok(&["pool", "add", &file.display().to_string(), "--size", size]);
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn docker(&self) -> Docker {
+        Docker::at(&self.path("docker.sock"))
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        self.command_at("docker.sock")
+    }
+
+    /// The daemon's command, with another socket for Docker.
+    pub(crate) fn command_at(&self, docker: &str) -> Command {
+        let at = |name: &str| self.path(name).display().to_string();
+        let mut command = Command::new(BINARY);
+        command
+            .args([
+                "daemon",
+                "--config",
+                "/dev/null",
+                "--node-name",
+                "n1",
+                "--docker-api",
+                "",
+            ])
+            .args(["--socket", &at("control.sock"), "--docker-socket", &at(docker)])
+            .args([
+                "--state-dir",
+                &at("state"),
+                "--run-dir",
+                &at("run"),
+                "--mounts-dir",
+                &at("mounts"),
+            ])
+            .args([
+                "--store",
+                &format!("sqlite://{}", at("store.db")),
+                "--log-level",
+                "info",
+            ])
+            .args(&self.extra)
+            .env_remove("BULKHEAD_CONTROL_SOCKET");
+        command
+    }
+
+    pub(crate) fn start(&mut self) {
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(self.path("log"))
+            .expect("a log");
+        let before = self.log().matches("bulkhead is ready").count();
+        let mut daemon = self
+            .command()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("it starts");
+        let end = Instant::now() + Duration::from_secs(30);
+        while self.log().matches("bulkhead is ready").count() == before {
+            assert!(Instant::now() < end, "not ready in time:\n{}", self.log());
+            assert!(
+                daemon.try_wait().expect("its state").is_none(),
+                "it ended:\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.daemon = Some(daemon);
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("it runs").id()
+    }
+
+    /// kill -9. Does not wait for the end: threads that hang in the dead daemon's own volumes hold it up, until the
+    /// next one aborts these.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill().expect("killed");
+            let end = Instant::now() + Duration::from_secs(1);
+            while Instant::now() < end && daemon.try_wait().is_ok_and(|ended| ended.is_none()) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            std::thread::spawn(move || daemon.wait());
+        }
+    }
+
+    /// SIGTERM; how it ended, and after how long.
+    pub(crate) fn terminate(&mut self) -> (Option<i32>, Duration) {
+        let Some(mut daemon) = self.daemon.take() else {
+            return (None, Duration::ZERO);
+        };
+        let start = Instant::now();
+        let _ = kill(Pid::from_raw(daemon.id().cast_signed()), Signal::SIGTERM);
+        while start.elapsed() < Duration::from_secs(20) {
+            if let Ok(Some(status)) = daemon.try_wait() {
+                return (status.code(), start.elapsed());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = daemon.kill();
+        let _ = daemon.wait();
+        (None, start.elapsed())
+    }
+
+    /// Runs the command line.
+    pub(crate) fn cli(&self, args: &[&str]) -> Output {
+        Command::new(BINARY)
+            .args(args)
+            .env("BULKHEAD_CONTROL_SOCKET", self.path("control.sock"))
+            .output()
+            .expect("the command line runs")
+    }
+
+    #[track_caller]
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
+        let output = self.cli(args);
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{args:?}: {out}{err}\n{}", self.log());
+        out
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        let mut args = args.to_vec();
+        args.push("--json");
+        let output = self.cli(&args);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}: {output:?}"))
+    }
+
+    /// Exit code and message of a command that fails.
+    pub(crate) fn fails(&self, args: &[&str]) -> (i32, String) {
+        let output = self.cli(args);
+        (output.status.code().unwrap_or(-1), text(&output.stderr))
+    }
+
+    /// Mounts of this machine that have to do with this node.
+    pub(crate) fn mounts(&self) -> Vec<String> {
+        mentions(Path::new("/proc/self/mountinfo"), self.dir.path())
+    }
+
+    /// Mounts of volumes, without the pool's.
+    pub(crate) fn volume_mounts(&self) -> Vec<String> {
+        let (run, mounts) = (
+            self.path("run").display().to_string(),
+            self.path("mounts").display().to_string(),
+        );
+        let of_volume = |line: &String| line.contains(&run) || line.contains(&mounts);
+        self.mounts().into_iter().filter(of_volume).collect()
+    }
+
+    /// Files behind the loop devices of this machine that lie in this node's directories.
+    pub(crate) fn loops(&self) -> Vec<String> {
+        let entries = fs::read_dir("/sys/block").expect("sysfs");
+        entries
+            .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("loop/backing_file")).ok())
+            .filter(|file| {
+                file.contains(&self.dir.path().display().to_string()) || file.contains(".bulkhead")
+            })
+            .filter(|file| !file.contains("pool.img"))
+            .filter(|file| file.contains(&self.dir.path().display().to_string()))
+            .collect()
+    }
+
+    /// Entries in a directory of this node.
+    pub(crate) fn entries(&self, dir: &str) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.path(dir)) else {
+            return Vec::new();
+        };
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect()
+    }
+
+    /// Replicas in the pool.
+    pub(crate) fn replicas(&self) -> Vec<String> {
+        let pools = self.json(&["pool", "list"]);
+        let count: u64 = pools
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|pool| pool["replicas"].as_u64())
+            .sum();
+        let mut found = Vec::new();
+        for line in fs::read_to_string("/proc/self/mountinfo")
+            .unwrap_or_default()
+            .lines()
+        {
+            let Some(target) = line.split(' ').nth(4) else {
+                continue;
+            };
+            let replicas = Path::new(target).join("replicas");
+            if target.contains(&self.dir.path().display().to_string()) && replicas.is_dir() {
+                let entries = fs::read_dir(replicas).into_iter().flatten();
+                found.extend(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()));
+            }
+        }
+        assert_eq!(
+            count,
+            found.len() as u64,
+            "what is shown and what is on disk: {found:?}"
+        );
+        found
+    }
+
+    pub(crate) fn children(&self) -> usize {
+        let tasks = format!("/proc/{0}/task/{0}/children", self.pid());
+        fs::read_to_string(tasks)
+            .unwrap_or_default()
+            .split_whitespace()
+            .count()
+    }
+
+    /// Resident memory of the daemon, in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        status_field(self.pid(), "VmRSS:")
+    }
+
+    pub(crate) fn threads(&self) -> u64 {
+        status_field(self.pid(), "Threads:")
+    }
+
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the daemon\n{}---", self.log());
+        }
+        if self.daemon.is_none() && !self.volume_mounts().is_empty() {
+            // What a killed daemon left is taken away by the next one.
+            if let Ok(daemon) = self.command().stderr(Stdio::null()).spawn() {
+                self.daemon = Some(daemon);
+                std::thread::sleep(Duration::from_secs(2));
+            }
+        }
+        let _ = self.terminate();
+        for _ in 0..10 {
+            let mounts = self.mounts();
+            if mounts.is_empty() {
+                break;
+            }
+            for target in mounts.iter().rev().filter_map(|line| line.split(' ').nth(4)) {
+                let _ = nix::mount::umount2(target, nix::mount::MntFlags::MNT_DETACH);
+            }
+        }
+    }
+}
+
+fn status_field(pid: u32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with(field))
+        .unwrap_or_default();
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(0)
+}
+
+fn mentions(file: &Path, dir: &Path) -> Vec<String> {
+    let dir = dir.display().to_string();
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.lines()
+        .filter(|line| line.contains(&dir))
+        .map(str::to_owned)
+        .collect()
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Waits until something is so; says whether it became so.
+pub(crate) fn eventually(limit: Duration, so: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    while Instant::now() < end {
+        if so() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    so()
+}

@@ -1,0 +1,229 @@
+//! A database in a container, its load, and what proves that it is undamaged.
+//!
+//! It owns the container and the load that it started. It must never call a database sound that it did not read in full.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::command::Cmd;
+use crate::dockerd::{self, Dockerd};
+use crate::host::Host;
+use crate::image;
+use crate::service::Service;
+use crate::wait;
+
+/// The rows of `pgbench_accounts` at the scale that the lab uses.
+pub const ACCOUNTS: u64 = 1_000_000;
+
+/// How long the server may take to answer, recovery from a crash included.
+const READY: Duration = Duration::from_secs(90);
+
+/// PostgreSQL in a container, with its data on a volume.
+#[derive(Debug, Clone)]
+pub struct Postgres {
+    container: String,
+    volume: String,
+    restart: &'static str,
+}
+
+/// Clients that write while something is being broken.
+#[derive(Debug)]
+pub struct Load {
+    bench: Service,
+    journal: Service,
+}
+
+impl Postgres {
+    /// A server that is not started yet; `volume` exists, or dockerd makes it with the default driver.
+    pub fn new(container: &str, volume: &str) -> Self {
+        Self {
+            container: container.to_owned(),
+            volume: volume.to_owned(),
+            restart: "no",
+        }
+    }
+
+    /// Lets dockerd start the server again whenever it ends.
+    #[must_use]
+    pub fn restart_always(mut self) -> Self {
+        self.restart = "always";
+        self
+    }
+
+    /// The container's name.
+    pub fn container(&self) -> &str {
+        &self.container
+    }
+
+    /// Makes the container and waits until the server answers.
+    pub fn run(&self, dockerd: &Dockerd) -> Result<()> {
+        let volume = format!("{}:/data", self.volume);
+        dockerd
+            .docker([
+                "run",
+                "-d",
+                "--name",
+                &self.container,
+                "--restart",
+                self.restart,
+                "--shm-size=256m",
+                "-v",
+                &volume,
+            ])
+            .arg(image::POSTGRES)
+            .args(["-c", "max_wal_size=256MB", "-c", "checkpoint_timeout=30s"])
+            .within(Duration::from_secs(120))
+            .run()?;
+        self.await_ready(dockerd)
+    }
+
+    /// Waits until the server answers a query.
+    pub fn await_ready(&self, dockerd: &Dockerd) -> Result<()> {
+        let ask = dockerd
+            .exec(&self.container, "psql -Atc 'select 1'")
+            .within(Duration::from_secs(10));
+        wait::until("PostgreSQL answers", READY, || {
+            if ask.output().is_ok_and(|answer| answer.status.success()) {
+                return Ok(Some(()));
+            }
+            let running = dockerd.inspect(&self.container, "/State/Running")?;
+            ensure!(
+                running == true || self.restart == "always",
+                "the server ended instead of answering"
+            );
+            Ok(None)
+        })
+        .with_context(|| {
+            let logs = dockerd.docker(["logs", "--tail", "30", &self.container]).output();
+            format!(
+                "log of {}:\n{}",
+                self.container,
+                logs.map(|o| o.all()).unwrap_or_default()
+            )
+        })
+    }
+
+    /// One query's answer, without headers.
+    pub fn sql(&self, dockerd: &Dockerd, query: &str) -> Result<String> {
+        let args = [
+            "exec",
+            &self.container,
+            "psql",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-Atc",
+            query,
+        ];
+        dockerd.docker(args).within(Duration::from_secs(120)).run()
+    }
+
+    /// Fills the database as `pgbench -i -s 10` does, and adds the table of [`Load`]'s journal.
+    pub fn fill(&self, dockerd: &Dockerd) -> Result<()> {
+        dockerd
+            .exec(&self.container, "pgbench -i -s 10 -q")
+            .within(Duration::from_secs(180))
+            .run()?;
+        self.sql(dockerd, "create table journal (n bigint primary key)")
+            .map(drop)
+    }
+
+    /// Starts eight pgbench clients, and one that notes each commit that it was told of; they end with the connection.
+    pub fn load(&self, host: &Host, name: &str) -> Result<Load> {
+        let bench = "exec pgbench -n -c 8 -j 2 -T 600";
+        let bench = host.spawn(&format!("{name}-bench"), self.client(bench))?;
+        // The number goes on from what is there; the line is printed when, and only when, psql was told of the commit.
+        let journal = "n=$(psql -Atc 'select coalesce(max(n), 0) from journal'); \
+            while :; do n=$((n + 1)); psql -qc \"insert into journal values ($n)\" && echo \"commit $n\"; done";
+        let journal = host.spawn(&format!("{name}-journal"), self.client(journal))?;
+        let mut load = Load { bench, journal };
+        load.await_commits(20)?;
+        Ok(load)
+    }
+
+    /// Reads everything: the rows are all there, the books balance, no page or index is damaged, each noted commit is present.
+    pub fn verify(&self, dockerd: &Dockerd, commits: &BTreeSet<u64>) -> Result<()> {
+        let count = self.sql(dockerd, "select count(*) from pgbench_accounts")?;
+        ensure!(
+            count == ACCOUNTS.to_string(),
+            "pgbench_accounts has {count} rows, not {ACCOUNTS}"
+        );
+        let balances = self.sql(
+            dockerd,
+            "select (select sum(abalance) from pgbench_accounts), (select sum(bbalance) from pgbench_branches), \
+             (select sum(tbalance) from pgbench_tellers), (select coalesce(sum(delta), 0) from pgbench_history)",
+        )?;
+        let sums: BTreeSet<&str> = balances.split('|').collect();
+        ensure!(
+            sums.len() == 1,
+            "accounts, branches, tellers and history do not agree: {balances}"
+        );
+        let check = "pg_amcheck --all --install-missing --heapallindexed --rootdescend --parent-check";
+        dockerd
+            .exec(&self.container, check)
+            .within(Duration::from_secs(180))
+            .run()?;
+        dockerd
+            .exec(&self.container, "pg_dumpall >/dev/null")
+            .within(Duration::from_secs(180))
+            .run()?;
+        let rows = self.sql(dockerd, "select n from journal")?;
+        let there = rows
+            .lines()
+            .map(str::parse)
+            .collect::<Result<BTreeSet<u64>, _>>()?;
+        let lost: Vec<_> = commits.difference(&there).collect();
+        ensure!(
+            lost.is_empty(),
+            "{} of {} acknowledged commits are lost: {lost:?}",
+            lost.len(),
+            commits.len()
+        );
+        Ok(())
+    }
+
+    fn client(&self, line: &str) -> Cmd {
+        Cmd::new("docker").args([
+            dockerd::SOCKET[0],
+            dockerd::SOCKET[1],
+            "exec",
+            &self.container,
+            "sh",
+            "-uc",
+            line,
+        ])
+    }
+}
+
+impl Load {
+    /// The commits that were acknowledged so far.
+    pub fn commits(&self) -> BTreeSet<u64> {
+        let log = self.journal.log();
+        log.lines()
+            .filter_map(|line| line.strip_prefix("commit ")?.parse().ok())
+            .collect()
+    }
+
+    /// Waits for `more` further commits; fails when the load has ended.
+    pub fn await_commits(&mut self, more: usize) -> Result<()> {
+        let goal = self.commits().len() + more;
+        wait::until("the load commits", Duration::from_secs(60), || {
+            if !self.bench.is_running() || !self.journal.is_running() {
+                anyhow::bail!(
+                    "the load ended:\n{}\n{}",
+                    self.bench.log_tail(10),
+                    self.journal.log_tail(10)
+                );
+            }
+            Ok((self.commits().len() >= goal).then_some(()))
+        })
+    }
+
+    /// Ends the clients and returns the commits that were acknowledged.
+    pub fn end(mut self) -> Result<BTreeSet<u64>> {
+        self.bench.kill()?;
+        self.journal.kill()?;
+        Ok(self.commits())
+    }
+}

@@ -1,0 +1,222 @@
+//! A simulated node: its process, its clock, its disk, and the machines that run on it.
+
+use std::time::Duration;
+
+use bulkhead_engine::format::{MetaImage, ReplicaIdentity, Superblock};
+use bulkhead_engine::geometry::Geometry;
+use bulkhead_engine::ids::{BootId, ClusterId, Incarnation, NodeId, ReplicaId, VolumeId};
+use bulkhead_engine::machine::primary::{PrimaryConfig, Revision};
+use bulkhead_engine::machine::replica::ReplicaConfig;
+use bulkhead_engine::machine::{FaultSet, Primary, Record, Replica, Time};
+
+use crate::disk::{Disk, Sectors};
+use crate::plan::{Ns, Plan};
+
+/// The cluster of every run.
+pub const CLUSTER: ClusterId = ClusterId::from_u128(0xc1);
+/// The volume of every run.
+pub const VOLUME: VolumeId = VolumeId::from_u128(0x70);
+
+/// The id of a node.
+pub fn node_id(node: usize) -> NodeId {
+    NodeId::from_u128(0x1000 + node as u128)
+}
+
+/// The id of the replica on a node.
+pub fn replica_id(node: usize) -> ReplicaId {
+    ReplicaId::from_u128(0x2000 + node as u128)
+}
+
+/// The node of a replica.
+pub fn node_of(replica: ReplicaId) -> usize {
+    let bytes = replica.to_bytes();
+    usize::from(bytes[15]) + 256 * usize::from(bytes[14]) - 0x2000
+}
+
+/// A primary on its node.
+#[derive(Debug)]
+pub struct Host {
+    /// The machine.
+    pub machine: Primary<Sectors>,
+    /// Its term.
+    pub term: u32,
+    /// Whether it has said that it serves.
+    pub serving: bool,
+    /// Operations that it has not answered.
+    pub in_flight: usize,
+}
+
+/// How far the attaching of the volume on a node is.
+#[derive(Clone, Debug, Default)]
+pub enum Attach {
+    /// Not under way.
+    #[default]
+    Idle,
+    /// The record is being read.
+    Reading {
+        /// Since when.
+        since: Ns,
+    },
+    /// The record is being swapped.
+    Swapping {
+        /// Since when.
+        since: Ns,
+        /// The new record.
+        record: Box<Record>,
+        /// The revision that it replaces.
+        expected: Revision,
+    },
+    /// To be read again then.
+    Waiting {
+        /// Since when.
+        since: Ns,
+        /// Until when.
+        until: Ns,
+    },
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Node {
+    /// Whether it has power.
+    pub powered: bool,
+    /// Whether its process runs.
+    pub running: bool,
+    /// Which process this is.
+    pub process: u64,
+    /// Which boot.
+    pub boot: u64,
+    /// Until when the process does not run.
+    pub paused_until: Ns,
+    /// Thousandths of a second that its clock makes in a second.
+    pub rate: u64,
+    /// What its clock showed at the start.
+    pub clock_start: u64,
+    /// The disk, if it holds a replica.
+    pub disk: Option<Disk>,
+    /// The replica, while the process runs.
+    pub replica: Option<Replica<Sectors>>,
+    /// Whether the replica has failed for good.
+    pub failed: bool,
+    /// The primary, if the volume is attached here.
+    pub host: Option<Host>,
+    /// Attaching.
+    pub attach: Attach,
+    /// Until when the disk is slow, and how much.
+    pub slow: (Ns, u64),
+    /// Until when syncs and commits are slow.
+    pub slow_sync: Ns,
+    /// The process is killed right after the next disk error.
+    pub kill_on_error: bool,
+    /// Whether its disk holds everything that was acknowledged while it was a member (as far as the checker knows).
+    pub kept: bool,
+    /// When it last lost something.
+    pub lost_at: Ns,
+    /// When it was last brought back.
+    pub started_at: Ns,
+}
+
+impl Node {
+    /// A node with power, whose process has yet to be started.
+    pub fn new(rate: u64, clock_start: u64) -> Self {
+        Self {
+            powered: true,
+            running: false,
+            process: 0,
+            boot: 1,
+            paused_until: 0,
+            rate,
+            clock_start,
+            disk: None,
+            replica: None,
+            failed: false,
+            host: None,
+            attach: Attach::Idle,
+            slow: (0, 1),
+            slow_sync: 0,
+            kill_on_error: false,
+            kept: false,
+            lost_at: 0,
+            started_at: 0,
+        }
+    }
+
+    /// Its clock.
+    pub fn clock(&self, now: Ns) -> Time {
+        Time(self.clock_start + now / 1000 * self.rate)
+    }
+
+    /// When its clock will show that.
+    pub fn when(&self, time: Time) -> Ns {
+        time.0.saturating_sub(self.clock_start).div_ceil(self.rate) * 1000
+    }
+
+    /// A disk with a replica that was just created.
+    pub fn create_replica(&mut self, node: usize, geometry: Geometry) {
+        let identity = ReplicaIdentity {
+            cluster: CLUSTER,
+            volume: VOLUME,
+            replica: replica_id(node),
+        };
+        let image = MetaImage::fresh(Superblock::fresh(identity, geometry, boot_id(node, self.boot)));
+        self.disk = image.encode().ok().map(|file| Disk::new(&file));
+        self.failed = false;
+    }
+
+    /// Opens the replica as a process does that starts.
+    pub fn load_replica(
+        &mut self,
+        node: usize,
+        plan: &Plan,
+        geometry: &Geometry,
+        now: Ns,
+        faults: FaultSet,
+        salt: u64,
+    ) -> Result<(), String> {
+        let Some(disk) = &self.disk else {
+            return Ok(());
+        };
+        let image = MetaImage::decode(&disk.read_meta(geometry))
+            .map_err(|error| format!("the replica on node {node} cannot be opened: {error}"))?;
+        self.failed = image.superblock.failed.is_some();
+        let incarnation = Incarnation::from_u128(u128::from(salt) << 32 | u128::from(self.process));
+        let config = ReplicaConfig {
+            checkpoint_interval: Duration::from_millis(300),
+            region_idle: Duration::from_nanos(plan.region_idle),
+            max_set_regions: 2,
+            lease: LEASE,
+            faults,
+            ..ReplicaConfig::new(boot_id(node, self.boot), incarnation)
+        };
+        self.replica = Some(Replica::load(self.clock(now), config, image));
+        Ok(())
+    }
+}
+
+/// The lease of every run.
+pub const LEASE: Duration = Duration::from_millis(1000);
+/// The time after which an operation fails in every run.
+pub const IO_TIMEOUT: Duration = Duration::from_millis(8000);
+
+fn boot_id(node: usize, boot: u64) -> BootId {
+    BootId::from_u128((node as u128) << 64 | u128::from(boot))
+}
+
+/// How primaries are run.
+pub fn primary_config(node: usize, plan: &Plan, geometry: Geometry, faults: FaultSet) -> PrimaryConfig {
+    PrimaryConfig {
+        member_deadline: Duration::from_millis(800),
+        open_patience: Duration::from_nanos(plan.open_patience),
+        open_timeout: Duration::from_millis(5000),
+        io_timeout: IO_TIMEOUT,
+        isolation_timeout: Duration::from_millis(3000),
+        tick_interval: Duration::from_millis(200),
+        lease: LEASE,
+        beat: Duration::from_millis(50),
+        retry: Duration::from_millis(100),
+        max_copies: plan.max_copies,
+        copy_piece: plan.copy_piece,
+        faults,
+        ..PrimaryConfig::new(CLUSTER, VOLUME, node_id(node), geometry)
+    }
+}

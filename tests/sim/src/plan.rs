@@ -1,0 +1,362 @@
+//! What is done to a cluster in one run, drawn beforehand, so that a failing run can be shrunk by leaving out parts.
+
+use std::fmt;
+
+use crate::rng::Rng;
+
+/// Nanoseconds of simulated time.
+pub type Ns = u64;
+/// A millisecond.
+pub const MS: Ns = 1_000_000;
+/// A second.
+pub const SEC: Ns = 1000 * MS;
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mischief {
+    /// The process of a node is killed and started again after `down`.
+    Kill {
+        /// Which node.
+        node: usize,
+        /// For how long.
+        down: Ns,
+    },
+    /// A node loses power and comes back with another boot id.
+    PowerCut {
+        /// Which node.
+        node: usize,
+        /// For how long.
+        down: Ns,
+    },
+    /// All nodes lose power at once.
+    Blackout {
+        /// For how long, at least.
+        down: Ns,
+    },
+    /// A process does not run for a while, though its clock goes on.
+    Pause {
+        /// Which node.
+        node: usize,
+        /// For how long.
+        time: Ns,
+    },
+    /// Nothing passes from one node to another.
+    CutOneWay {
+        /// From.
+        from: usize,
+        /// To.
+        to: usize,
+        /// For how long.
+        time: Ns,
+    },
+    /// Nothing passes between two nodes.
+    CutBothWays {
+        /// One.
+        one: usize,
+        /// The other.
+        other: usize,
+        /// For how long.
+        time: Ns,
+    },
+    /// A node reaches no other node, nor the store.
+    Isolate {
+        /// Which.
+        node: usize,
+        /// For how long.
+        time: Ns,
+    },
+    /// All connections between two nodes break.
+    Break {
+        /// One.
+        one: usize,
+        /// The other.
+        other: usize,
+    },
+    /// The network is slow between all nodes.
+    SlowNet {
+        /// For how long.
+        time: Ns,
+    },
+    /// A node's disk is slow.
+    SlowDisk {
+        /// Which node.
+        node: usize,
+        /// How many times.
+        times: u64,
+        /// For how long.
+        time: Ns,
+    },
+    /// The next sync, commit, write or read on a disk fails.
+    DiskError {
+        /// Which node.
+        node: usize,
+        /// Which operation.
+        mishap: crate::disk::Mishap,
+        /// Whether the process is killed right afterwards.
+        kill: bool,
+    },
+    /// Syncs and commits of a disk take long, its writes do not.
+    SlowSync {
+        /// Which node; all, if none.
+        node: Option<usize>,
+        /// For how long.
+        time: Ns,
+    },
+    /// A disk is full.
+    DiskFull {
+        /// Which node.
+        node: usize,
+        /// For how long.
+        time: Ns,
+    },
+    /// The store answers nobody.
+    StoreDown {
+        /// For how long.
+        time: Ns,
+    },
+    /// The store is slow; answers come too late.
+    StoreSlow {
+        /// For how long.
+        time: Ns,
+    },
+    /// One node does not reach the store.
+    StoreCut {
+        /// Which node.
+        node: usize,
+        /// For how long.
+        time: Ns,
+    },
+    /// The volume is wanted on a node.
+    Move {
+        /// Which node.
+        node: usize,
+        /// Whether the present primary is asked to release it first.
+        ask: bool,
+    },
+}
+
+/// One entry of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// When.
+    pub at: Ns,
+    /// What.
+    pub what: Mischief,
+}
+
+/// Everything that is drawn for one run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// Number of nodes.
+    pub nodes: usize,
+    /// How many of them hold a replica at the start.
+    pub replicas: usize,
+    /// Whether another replica is added on the way.
+    pub added_at: Option<Ns>,
+    /// Chunk size.
+    pub chunk: u64,
+    /// Volume size.
+    pub size: u64,
+    /// When the mischief ends and everything is repaired.
+    pub calm_at: Ns,
+    /// Mean time between operations of a user.
+    pub op_gap: Ns,
+    /// How much of a clock's second a node's clock is off, at most, in thousandths.
+    pub drift: u64,
+    /// How long members have to answer at the start.
+    pub open_patience: Ns,
+    /// After how long a region's intent bit may be cleared.
+    pub region_idle: Ns,
+    /// Chunks that are copied at the same time.
+    pub max_copies: usize,
+    /// Most bytes that are copied in one request.
+    pub copy_piece: u64,
+    /// Mischief, in order of time.
+    pub entries: Vec<Entry>,
+    /// Deliberate fault in the machines.
+    pub fault: Option<bulkhead_engine::machine::Fault>,
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} nodes, {} replicas{}, {} MiB in chunks of {} KiB, calm after {:.1} s, an operation every {:.1} ms",
+            self.nodes,
+            self.replicas,
+            self.added_at.map_or(String::new(), |at| format!(
+                " (one more after {:.1} s)",
+                at as f64 / SEC as f64
+            )),
+            self.size >> 20,
+            self.chunk >> 10,
+            self.calm_at as f64 / SEC as f64,
+            self.op_gap as f64 / MS as f64,
+        )?;
+        for (index, entry) in self.entries.iter().enumerate() {
+            writeln!(
+                f,
+                "  {index:>3} {:>9.3} s {:?}",
+                entry.at as f64 / SEC as f64,
+                entry.what
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Kinds of mischief; a run draws from some of them, so that each comes up without the others too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Kill,
+    PowerCut,
+    Blackout,
+    Pause,
+    Cut,
+    Isolate,
+    Break,
+    SlowNet,
+    SlowDisk,
+    SlowSync,
+    DiskError,
+    DiskFull,
+    Store,
+    Move,
+}
+
+const KINDS: &[Kind] = &[
+    Kind::Kill,
+    Kind::PowerCut,
+    Kind::Blackout,
+    Kind::Pause,
+    Kind::Cut,
+    Kind::Isolate,
+    Kind::Break,
+    Kind::SlowNet,
+    Kind::SlowDisk,
+    Kind::SlowSync,
+    Kind::DiskError,
+    Kind::DiskFull,
+    Kind::Store,
+    Kind::Move,
+];
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn of(seed: u64) -> Self {
+        let mut rng = Rng::new(seed, 1);
+        let rng = &mut rng;
+        let replicas = rng.pick(&[1, 1, 2, 2, 2, 2, 3, 3, 3]);
+        let nodes = if replicas == 1 {
+            rng.pick(&[1, 1, 2, 3])
+        } else {
+            rng.between(replicas as u64, 4) as usize
+        };
+        let calm_at = rng.pick(&[2, 4, 6, 10]) * SEC;
+        let added = replicas < nodes && rng.chance(50);
+        let mut kinds: Vec<Kind> = KINDS.to_vec();
+        // Few kinds at a time bring out what a mixture of all hides.
+        let keep = rng.between(2, KINDS.len() as u64) as usize;
+        while kinds.len() > keep {
+            kinds.remove(rng.below(kinds.len() as u64) as usize);
+        }
+        let gap = rng.pick(&[100, 200, 400, 800]) * MS;
+        let mut entries = Vec::new();
+        let mut at = 300 * MS;
+        loop {
+            at += gap / 4 + rng.below(gap * 3 / 2);
+            if at >= calm_at {
+                break;
+            }
+            let kind = rng.pick(&kinds);
+            let what = mischief(kind, nodes, rng);
+            entries.push(Entry { at, what });
+        }
+        Self {
+            seed,
+            nodes,
+            replicas,
+            added_at: added.then(|| rng.between(SEC, calm_at)),
+            chunk: rng.pick(&[64 << 10, 512 << 10, 1 << 20, 1 << 20]),
+            size: rng.pick(&[4, 8, 12, 11, 24, 40]) << 20,
+            calm_at,
+            op_gap: rng.pick(&[1, 3, 5, 10, 30]) * MS,
+            drift: rng.pick(&[0, 10, 50]),
+            open_patience: rng.pick(&[200, 800]) * MS,
+            region_idle: rng.pick(&[50, 50, 500]) * MS,
+            max_copies: rng.pick(&[1, 4]),
+            copy_piece: rng.pick(&[64, 256]) << 10,
+            entries,
+            fault: None,
+        }
+    }
+
+    /// The plan without some of its entries.
+    pub fn with_only(&self, keep: &[usize]) -> Self {
+        let entries = self.entries.iter().enumerate();
+        let kept = entries
+            .filter(|(index, _)| keep.contains(index))
+            .map(|(_, entry)| *entry);
+        Self {
+            entries: kept.collect(),
+            ..self.clone()
+        }
+    }
+}
+
+fn mischief(kind: Kind, nodes: usize, rng: &mut Rng) -> Mischief {
+    let node = rng.below(nodes as u64) as usize;
+    let other = (node + 1 + rng.below(nodes.max(2) as u64 - 1) as usize) % nodes;
+    let short = rng.between(5, 300) * MS;
+    let long = rng.between(300, 4000) * MS;
+    let time = if rng.chance(50) { short } else { long };
+    match kind {
+        Kind::Kill => Mischief::Kill { node, down: time },
+        Kind::PowerCut => Mischief::PowerCut { node, down: time },
+        Kind::Blackout if rng.chance(50) => Mischief::Blackout { down: time },
+        Kind::Blackout => Mischief::PowerCut { node, down: short },
+        Kind::Pause => Mischief::Pause { node, time },
+        Kind::Cut if rng.chance(50) => Mischief::CutOneWay {
+            from: node,
+            to: other,
+            time,
+        },
+        Kind::Cut => Mischief::CutBothWays {
+            one: node,
+            other,
+            time,
+        },
+        Kind::Isolate => Mischief::Isolate { node, time },
+        Kind::Break => Mischief::Break { one: node, other },
+        Kind::SlowNet => Mischief::SlowNet { time },
+        Kind::SlowDisk => Mischief::SlowDisk {
+            node,
+            times: rng.pick(&[20, 200, 2000]),
+            time,
+        },
+        Kind::SlowSync => Mischief::SlowSync {
+            node: rng.chance(50).then_some(node),
+            time,
+        },
+        Kind::DiskError => Mischief::DiskError {
+            node,
+            mishap: {
+                use crate::disk::Mishap::{Commit, Read, Sync, Write};
+                rng.pick(&[Sync, Sync, Commit, Write, Read])
+            },
+            kill: rng.chance(30),
+        },
+        Kind::DiskFull => Mischief::DiskFull { node, time },
+        Kind::Store => match rng.below(3) {
+            0 => Mischief::StoreDown { time },
+            1 => Mischief::StoreSlow { time },
+            _ => Mischief::StoreCut { node, time },
+        },
+        Kind::Move => Mischief::Move {
+            node,
+            ask: rng.chance(40),
+        },
+    }
+}

@@ -1,0 +1,25 @@
+//! The simulated store: one record under compare-and-swap.
+
+use bulkhead_engine::machine::Record;
+use bulkhead_engine::machine::primary::Revision;
+
+/// The store's content.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// The record.
+    pub record: Record,
+    /// Its revision.
+    pub revision: Revision,
+}
+
+impl Store {
+    /// Puts `record` in its place if it is still at `expected`.
+    pub fn swap(&mut self, expected: Revision, record: Record) -> Option<Revision> {
+        if self.revision != expected {
+            return None;
+        }
+        self.revision = Revision(self.revision.0 + 1);
+        self.record = record;
+        Some(self.revision)
+    }
+}

@@ -1,0 +1,52 @@
+//! The simulation as part of every test run: many seeds without a violation, and the same run from the same seed.
+
+use bulkhead_sim::campaign::{explain, run, run_seeds};
+use bulkhead_sim::plan::Plan;
+
+#[test]
+fn five_thousand_seeds_keep_every_promise() {
+    let summary = run_seeds(0, 5000, None, 1);
+    if let Some((seed, violation)) = summary.violations.first() {
+        panic!("seed {seed}: {violation}\n{}", explain(&Plan::of(*seed), 40));
+    }
+    assert_eq!(summary.seeds, 5000);
+    let [_, writes, flushes, reads] = summary.counts;
+    assert!(
+        writes > 100_000 && flushes > 20_000 && reads > 50_000,
+        "the runs do too little: {:?}",
+        summary.counts
+    );
+    assert!(
+        summary.dead < 250,
+        "too many runs lose every member: {}",
+        summary.dead
+    );
+}
+
+#[test]
+fn a_seed_is_one_run() {
+    for seed in [7, 1034, 2488] {
+        let (first, second) = (run(&Plan::of(seed), true), run(&Plan::of(seed), true));
+        assert!(!first.trace.is_empty());
+        assert_eq!(
+            first.trace, second.trace,
+            "seed {seed} does not run the same way twice"
+        );
+    }
+}
+
+/// Without this, "no violation" could mean that nothing is looked at.
+#[cfg(feature = "faults")]
+#[test]
+fn deliberate_faults_are_found() {
+    use bulkhead_engine::machine::Fault;
+    for fault in [
+        Fault::FlushNotSynced,
+        Fault::NoConvergence,
+        Fault::AckByFirst,
+        Fault::NoRangeLock,
+    ] {
+        let summary = run_seeds(0, 500, Some(fault), 1);
+        assert!(!summary.violations.is_empty(), "{} is not found", fault.name());
+    }
+}
