@@ -26,6 +26,12 @@ fn options(fs: FsKind) -> Outcome<MountOptions> {
     Ok(MountOptions::parse(fs, "")?)
 }
 
+#[track_caller]
+fn detach(attachment: &Attachment) {
+    let report = attachment.detach(LIMIT);
+    assert!(report.is_clean(), "{report:?}");
+}
+
 #[test]
 fn a_file_written_before_a_detach_is_there_after_the_next_attach() -> Outcome {
     for fs in FsKind::ALL {
@@ -37,7 +43,7 @@ fn a_file_written_before_a_detach_is_there_after_the_next_attach() -> Outcome {
         attachment.mount(&target, fs, &options(fs)?)?;
         fs::write(target.join("greeting"), "hello")?;
         attachment.unmount(&target, LIMIT)?;
-        assert!(attachment.detach(LIMIT).is_clean());
+        detach(&attachment);
         assert_eq!(bench.traces()?, [""; 0], "{fs}");
 
         let attachment = bench.attach(400 * MIB)?;
@@ -129,7 +135,7 @@ fn a_full_file_system_says_so_and_gives_its_space_back() -> Outcome {
             given_back,
             "{fs}: {fresh} bytes fresh, {used} when full, {left} after the trim"
         );
-        assert!(attachment.detach(LIMIT).is_clean(), "{fs}");
+        detach(&attachment);
     }
     Ok(())
 }
@@ -193,7 +199,7 @@ fn freeze_holds_writers_and_thaw_lets_them_go() -> Outcome {
     assert!(!writer.is_finished(), "a write went through a frozen file system");
     attachment.thaw(&target)?;
     writer.join().map_err(|_| "the writer panicked")??;
-    assert!(attachment.detach(LIMIT).is_clean());
+    detach(&attachment);
     Ok(())
 }
 
@@ -209,5 +215,25 @@ fn an_ext4_with_recorded_errors_is_repaired_before_it_is_mounted() -> Outcome {
     attachment.unmount(&target, LIMIT)?;
     let state = run("dumpe2fs", &["-h", &device])?;
     assert!(state.contains("Filesystem state:         clean\n"), "{state}");
+    Ok(())
+}
+
+#[test]
+fn a_free_device_that_somebody_holds_is_passed_over() -> Outcome {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+    let bench = Bench::new()?;
+    let control = File::options().read(true).write(true).open("/dev/loop-control")?;
+    // SAFETY: LOOP_CTL_GET_FREE takes no argument.
+    let free = unsafe { libc::ioctl(control.as_raw_fd(), 0x4C82) };
+    let path = format!("/dev/loop{free}");
+    let held = File::options()
+        .read(true)
+        .custom_flags(libc::O_EXCL)
+        .open(&path)?;
+    let attachment = bench.attach(64 * MIB)?;
+    assert_ne!(attachment.device(), std::path::Path::new(&path));
+    drop(held);
+    detach(&attachment);
     Ok(())
 }

@@ -348,13 +348,18 @@ fn a_mount_in_another_namespace_is_seen_and_named() -> Outcome {
             .is_ok_and(|holders| holders.iter().any(|holder| holder.name == "sleep"))
     });
     assert!(ready, "{:?}", attachment.holders());
-    match attachment.unmount(&bench.target(), LIMIT) {
-        Err(HostError::Held { holders, .. }) => assert_eq!(holders[0].pid, container.0.id()),
+    match attachment.unmount(&bench.target(), Duration::from_secs(1)) {
+        Err(HostError::Held { holders, .. }) => {
+            assert!(holders.iter().any(|holder| holder.pid == container.0.id()))
+        }
         other => panic!("{other:?}"),
     }
     let report = attachment.detach(Duration::from_secs(3));
     assert!(report.aborted && report.loop_lingers, "{report:?}");
-    assert_eq!(report.holders[0].pid, container.0.id(), "{report:?}");
+    assert!(
+        report.holders.iter().any(|holder| holder.pid == container.0.id()),
+        "{report:?}"
+    );
     container.0.kill()?;
     container.0.wait()?;
     assert!(

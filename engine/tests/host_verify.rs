@@ -140,7 +140,8 @@ fn every_file_system_keeps_every_byte() -> Outcome {
         let attachment = bench.attach(SIZE)?;
         attachment.mount(&target, fs, &MountOptions::parse(fs, "")?)?;
         fio("random", &path, &with(&job, &["--verify_only"]))?;
-        assert!(attachment.detach(LIMIT).is_clean(), "{fs}");
+        let report = attachment.detach(LIMIT);
+        assert!(report.is_clean(), "{fs}: {report:?}");
     }
     Ok(())
 }

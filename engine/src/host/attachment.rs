@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 
-use super::bounded::bounded;
+use super::bounded::{Deadline, bounded};
 use super::dirs::{HostDirs, file_name};
 use super::error::{Doing, HostError};
 use super::fs::{Contents, FsKind, MkfsSpec, MountOptions, check_before_mount, grow, mkfs, probe};
@@ -157,12 +157,13 @@ impl Attachment {
     }
 
     /// Unmounts `target` here, and removes the empty directory. Tries for `limit` while it is in use; then it stays
-    /// mounted. [`HostError::Held`] if it is unmounted here, but a container still has a mount of it: the file
-    /// system lives on, and so must the volume.
+    /// mounted. [`HostError::Held`] if it is unmounted here, but after `limit` a container still has a mount of it:
+    /// the file system lives on, and so must the volume.
     pub fn unmount(&self, target: &Path, limit: Duration) -> Result<(), HostError> {
         self.with_device(|device| {
+            let deadline = Deadline::within(limit);
             mounts::unmount(target, limit)?;
-            let holders = holders::of_loop(device.number(), device.path());
+            let holders = holders::who_stays(device.number(), device.path(), deadline);
             if holders.is_empty() {
                 // Not before: the kernel takes copies of the mount away in every namespace where they sit on a
                 // directory that is removed, in use or not.

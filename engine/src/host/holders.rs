@@ -5,6 +5,8 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::bounded::Deadline;
+use super::command::pause;
 use super::loopdev;
 use super::mountinfo::MountInfo;
 
@@ -81,6 +83,17 @@ pub(crate) fn of_loop(number: u32, device: &Path) -> Vec<Holder> {
         );
     }
     holders
+}
+
+/// Those who are left after a while. A process that starts a container has a copy of every mount for a moment.
+pub(crate) fn who_stays(number: u32, device: &Path, deadline: Deadline) -> Vec<Holder> {
+    loop {
+        let holders = of_loop(number, device);
+        if holders.is_empty() || deadline.is_over() {
+            return holders;
+        }
+        pause(100);
+    }
 }
 
 /// The processes that have a device itself open. Looks at every descriptor of every process: for reports only.

@@ -19,6 +19,10 @@ pub const MAJOR: u32 = 7;
 const NAME_SIZE: usize = 64;
 /// Others take devices at the same time; so often is tried again, with a pause of up to 20 ms.
 const TRIES: u32 = 200;
+/// Every so many tries a new device is made instead of taking one that is called free.
+const TRIES_BEFORE_NEW: u32 = 8;
+/// How long setting up one device may take, which is a matter of microseconds.
+const ONE_TRY: Duration = Duration::from_secs(3);
 
 const FLAG_AUTOCLEAR: u32 = 4;
 const FLAG_DIRECT_IO: u32 = 16;
@@ -80,6 +84,7 @@ mod raw {
     nix::ioctl_read_bad!(get_status, 0x4C05, LoopInfo64);
     nix::ioctl_none_bad!(set_capacity, 0x4C07);
     nix::ioctl_write_ptr_bad!(configure, 0x4C0A, LoopConfig);
+    nix::ioctl_write_int_bad!(add, 0x4C80);
     nix::ioctl_none_bad!(get_free, 0x4C82);
 }
 
@@ -104,7 +109,9 @@ pub struct LoopDevice {
 }
 
 impl LoopDevice {
-    /// Binds a free loop device to a file, with direct I/O. Others may take devices at the same time.
+    /// Binds a free loop device to a file, with direct I/O. Others may take devices at the same time, and a device
+    /// that the kernel calls free may be held by somebody, or be stuck half-way in somebody's own call: after a few
+    /// tries a new device is made.
     pub fn attach(backing: &File, options: &LoopOptions) -> Result<Self, HostError> {
         let control = File::options()
             .read(true)
@@ -113,19 +120,23 @@ impl LoopDevice {
             .doing(|| {
                 format!("opening {LOOP_CONTROL} (is the module loop loaded, and the device allowed here?)")
             })?;
-        for attempt in 0..TRIES {
-            // SAFETY: LOOP_CTL_GET_FREE takes no argument and returns a number.
-            let free = unsafe { raw::get_free(control.as_raw_fd()) };
-            let number = match free {
-                Ok(number) => number as u32,
-                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EBUSY | nix::errno::Errno::EINTR) => {
-                    pause(u64::from(attempt.min(20)));
-                    continue;
+        let mut wants_new = false;
+        for attempt in 1..=TRIES {
+            if let Some(number) = candidate(&control, wants_new || attempt % TRIES_BEFORE_NEW == 0)? {
+                let backing = backing.try_clone().doing(|| "copying a descriptor".into())?;
+                let options = options.clone();
+                // A device that comes about after this was given up goes by itself when it is dropped.
+                let what = format!("setting up {}", path_of(number).display());
+                match bounded(what, ONE_TRY, move || Self::configure(number, &backing, &options)) {
+                    Ok(outcome) => match outcome? {
+                        Some(device) => return Ok(device),
+                        None => wants_new = false,
+                    },
+                    Err(error) => {
+                        tracing::warn!(%error, "another loop device is tried");
+                        wants_new = true;
+                    }
                 }
-                Err(errno) => return Err(errno).doing(|| "asking for a free loop device".into()),
-            };
-            if let Some(device) = Self::configure(number, backing, options)? {
-                return Ok(device);
             }
             pause(u64::from(attempt.min(20)));
         }
@@ -256,6 +267,24 @@ impl LoopDevice {
         Ok(poll_until(deadline, || {
             backing_file(number) != backing || backing.is_none()
         }))
+    }
+}
+
+/// The number of a device that is free, or of one that is made now. `None` if it has to be asked for again.
+fn candidate(control: &File, new: bool) -> Result<Option<u32>, HostError> {
+    let answer = if new {
+        // SAFETY: LOOP_CTL_ADD takes a number; a negative one means the next that does not exist.
+        unsafe { raw::add(control.as_raw_fd(), -1) }
+    } else {
+        // SAFETY: LOOP_CTL_GET_FREE takes no argument and returns a number.
+        unsafe { raw::get_free(control.as_raw_fd()) }
+    };
+    match answer {
+        Ok(number) => Ok(u32::try_from(number).ok()),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EBUSY | nix::errno::Errno::EINTR) => Ok(None),
+        // The number was taken between the kernel's look and its making.
+        Err(nix::errno::Errno::EEXIST) => Ok(None),
+        Err(errno) => Err(errno).doing(|| "asking for a free loop device".into()),
     }
 }
 

@@ -70,16 +70,16 @@ pub(crate) fn of_loop(number: u32, device: &Path) -> Result<Vec<MountInfo>, Host
         .collect())
 }
 
-/// Unmounts, trying again while it is in use, until the time is over.
+/// Unmounts, trying again while it is in use, until the time is over. A time-out means that the call itself hangs.
 pub(crate) fn unmount(target: &Path, limit: Duration) -> Result<(), HostError> {
     let what = || format!("unmounting {}", target.display());
     let deadline = Deadline::within(limit);
     let mut wait = 1;
     loop {
         let path = target.to_path_buf();
-        match bounded(what(), deadline.left(), move || {
-            umount2(&path, MntFlags::UMOUNT_NOFOLLOW)
-        })? {
+        let patience = deadline.left().max(Duration::from_secs(1));
+        let call = move || umount2(&path, MntFlags::UMOUNT_NOFOLLOW);
+        match bounded(what(), patience, call)? {
             // EINVAL: no mount point (any more).
             Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
             Err(Errno::EBUSY | Errno::EAGAIN) if deadline.left() > Duration::from_millis(wait) => {

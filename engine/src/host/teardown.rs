@@ -99,7 +99,12 @@ impl Remains<'_> {
         for mount in mounts::of_loop(number, &path).unwrap_or_default() {
             self.unmount(&mount, deadline, report);
         }
-        let held = holders::of_loop(number, &path);
+        let patience = if self.transport.is_alive() {
+            share(deadline, 2)
+        } else {
+            Duration::ZERO
+        };
+        let held = holders::who_stays(number, &path, Deadline::within(patience));
         for holder in &held {
             // The last chance for what they wrote; a copy of a mount in another namespace shares its file system.
             report.note(mounts::sync(&holder.reach(), share(deadline, 3)));

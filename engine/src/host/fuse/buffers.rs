@@ -67,7 +67,10 @@ impl Buffers {
             if state.total < self.most {
                 state.total += 1;
                 let buf = Arc::new(AlignedBuf::zeroed(ALIGN + MAX_REQUEST));
-                return Some(Scratch { buf, touched: false });
+                let mut scratch = Scratch { buf, touched: false };
+                // Zeroing it has made all of it resident, and most volumes never need most of it.
+                scratch.release();
+                return Some(scratch);
             }
             // A buffer comes free when its last holder drops it, which nobody is told of if that is not the
             // answer to the kernel; hence look again after a moment.
