@@ -2,8 +2,8 @@
 //! discard gives back can be used again. Needs root for the mounts; without, it says so and checks nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
-use std::path::Path;
-use std::process::Command;
+mod support;
+
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -13,57 +13,9 @@ use bulkhead_engine::geometry::{ByteRange, Geometry};
 use bulkhead_engine::ids::{ClusterId, Epoch, NodeId, ReplicaId, VolumeId};
 use bulkhead_engine::io::{BlockDevice, BlockOp, Data, IoError};
 use bulkhead_engine::node::{Node, Volume, VolumeConfig, VolumeState};
-use tempfile::TempDir;
+use support::pool::Pool;
 
 const STEP: u64 = 1 << 20;
-
-/// A small file system, unmounted when this goes.
-struct Pool {
-    place: TempDir,
-}
-
-impl Pool {
-    fn make(kind: &str, mib: u64) -> Self {
-        let pool = Self {
-            place: TempDir::new().unwrap(),
-        };
-        let target = pool.dir();
-        std::fs::create_dir(&target).unwrap();
-        if kind == "tmpfs" {
-            run(
-                "mount",
-                &["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"],
-                &target,
-            );
-            return pool;
-        }
-        let image = pool.place.path().join("image");
-        std::fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
-        run(&format!("mkfs.{kind}"), &["-q"], &image);
-        run("mount", &["-o", "loop", image.to_str().unwrap()], &target);
-        pool
-    }
-
-    fn dir(&self) -> std::path::PathBuf {
-        self.place.path().join("pool")
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        // The loop device goes with the mount.
-        let _ = Command::new("umount").arg(self.dir()).status();
-    }
-}
-
-fn run(program: &str, arguments: &[&str], last: &Path) {
-    let output = Command::new(program).args(arguments).arg(last).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{program}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
 
 fn submit(volume: &Volume, op: BlockOp) -> Result<Option<Data>, IoError> {
     let (sender, done) = mpsc::channel();
@@ -92,11 +44,9 @@ fn holds(volume: &Volume, step: u64) -> bool {
 }
 
 fn fill_and_recover(kind: &str, mib: u64) {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("not root: a pool of {kind} cannot be mounted, nothing was checked");
+    let Some(pool) = Pool::make(kind, mib) else {
         return;
-    }
-    let pool = Pool::make(kind, mib);
+    };
     let dir = pool.dir().join("v");
     let identity = ReplicaIdentity {
         cluster: ClusterId::from_u128(1),
