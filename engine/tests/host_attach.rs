@@ -42,7 +42,7 @@ fn a_file_written_before_a_detach_is_there_after_the_next_attach() -> Outcome {
         attachment.mount(&target, fs, &options(fs)?)?;
         attachment.mount(&target, fs, &options(fs)?)?;
         fs::write(target.join("greeting"), "hello")?;
-        attachment.unmount(&target, LIMIT)?;
+        attachment.unmount(&target, LIMIT, LIMIT)?;
         detach(&attachment);
         assert_eq!(bench.traces()?, [""; 0], "{fs}");
 
@@ -212,7 +212,7 @@ fn an_ext4_with_recorded_errors_is_repaired_before_it_is_mounted() -> Outcome {
     let device = attachment.device().to_string_lossy().into_owned();
     run("debugfs", &["-w", "-R", "ssv state 2", &device])?;
     attachment.mount(&target, FsKind::Ext4, &options(FsKind::Ext4)?)?;
-    attachment.unmount(&target, LIMIT)?;
+    attachment.unmount(&target, LIMIT, LIMIT)?;
     let state = run("dumpe2fs", &["-h", &device])?;
     assert!(state.contains("Filesystem state:         clean\n"), "{state}");
     Ok(())

@@ -304,7 +304,7 @@ fn a_file_system_in_use_is_taken_away_after_it_was_written_back() -> Outcome {
     let (attachment, _device) = mounted(&bench)?;
     let mut file = File::create(bench.target().join("file"))?;
     file.write_all(b"not synced")?;
-    let busy = attachment.unmount(&bench.target(), Duration::from_millis(100));
+    let busy = attachment.unmount(&bench.target(), LIMIT, Duration::from_millis(100));
     assert!(matches!(busy, Err(HostError::System { .. })), "{busy:?}");
     let report = attachment.detach(Duration::from_secs(2));
     assert_eq!(report.lazily.len(), 1, "{report:?}");
@@ -348,7 +348,7 @@ fn a_mount_in_another_namespace_is_seen_and_named() -> Outcome {
             .is_ok_and(|holders| holders.iter().any(|holder| holder.name == "sleep"))
     });
     assert!(ready, "{:?}", attachment.holders());
-    match attachment.unmount(&bench.target(), Duration::from_secs(1)) {
+    match attachment.unmount(&bench.target(), LIMIT, Duration::from_secs(1)) {
         Err(HostError::Held { holders, .. }) => {
             assert!(holders.iter().any(|holder| holder.pid == container.0.id()))
         }
@@ -411,7 +411,7 @@ fn one_life(dirs: &HostDirs, tmp: &Path) -> Outcome {
     attachment.mount(&target, FsKind::Ext4, &MountOptions::parse(FsKind::Ext4, "")?)?;
     fs::write(target.join("id"), volume.to_string())?;
     assert_eq!(fs::read_to_string(target.join("id"))?, volume.to_string());
-    attachment.unmount(&target, LIMIT)?;
+    attachment.unmount(&target, LIMIT, LIMIT)?;
     let report = attachment.detach(LIMIT);
     assert!(report.is_clean(), "{report:?}");
     Ok(())
