@@ -16,7 +16,7 @@ fi
 say "Clippy"
 cargo clippy --quiet --workspace --all-targets -- --deny warnings
 say "Documentation"
-RUSTDOCFLAGS="--deny warnings" cargo doc --quiet --workspace --no-deps
+RUSTDOCFLAGS="--deny warnings --allow rustdoc::private_intra_doc_links" cargo doc --quiet --workspace --no-deps
 say "Licences and advisories"
 if cargo deny --version >/dev/null 2>&1; then
     cargo deny --log-level error check bans licenses sources
