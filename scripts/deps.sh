@@ -7,7 +7,7 @@ set -euo pipefail
 for purpose in "$@"; do
     case $purpose in
     build)
-        apt_install build-essential pkg-config protobuf-compiler clang libclang-dev
+        apt_install build-essential pkg-config protobuf-compiler
         ;;
     run)
         apt_install util-linux e2fsprogs xfsprogs btrfs-progs iproute2 jq
@@ -18,7 +18,7 @@ for purpose in "$@"; do
             as_root mkdir -p /etc/postgresql-common
             echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
         fi
-        apt_install docker.io iptables busybox-static fio postgresql-15 tzdata shellcheck
+        apt_install docker.io iptables busybox-static etcd-server fio openssl postgresql-15 tzdata shellcheck
         ;;
     *)
         die "deps.sh: $purpose? It knows build, run and test."

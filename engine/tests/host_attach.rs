@@ -42,7 +42,7 @@ fn a_file_written_before_a_detach_is_there_after_the_next_attach() -> Outcome {
         attachment.mount(&target, fs, &options(fs)?)?;
         attachment.mount(&target, fs, &options(fs)?)?;
         fs::write(target.join("greeting"), "hello")?;
-        attachment.unmount(&target, LIMIT)?;
+        attachment.unmount(&target, LIMIT, LIMIT)?;
         detach(&attachment);
         assert_eq!(bench.traces()?, [""; 0], "{fs}");
 
@@ -212,7 +212,7 @@ fn an_ext4_with_recorded_errors_is_repaired_before_it_is_mounted() -> Outcome {
     let device = attachment.device().to_string_lossy().into_owned();
     run("debugfs", &["-w", "-R", "ssv state 2", &device])?;
     attachment.mount(&target, FsKind::Ext4, &options(FsKind::Ext4)?)?;
-    attachment.unmount(&target, LIMIT)?;
+    attachment.unmount(&target, LIMIT, LIMIT)?;
     let state = run("dumpe2fs", &["-h", &device])?;
     assert!(state.contains("Filesystem state:         clean\n"), "{state}");
     Ok(())
@@ -235,5 +235,43 @@ fn a_free_device_that_somebody_holds_is_passed_over() -> Outcome {
     assert_ne!(attachment.device(), std::path::Path::new(&path));
     drop(held);
     detach(&attachment);
+    Ok(())
+}
+
+/// CAP_SYS_RESOURCE, which a container usually lacks and ext4 insists on.
+fn may_exceed_limits() -> Outcome<bool> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .ok_or("no CapEff")?;
+    Ok(u64::from_str_radix(line.trim(), 16)? >> 24 & 1 == 1)
+}
+
+#[test]
+fn a_file_system_grows_with_its_volume_while_it_is_mounted() -> Outcome {
+    for fs in FsKind::ALL {
+        let bench = Bench::new()?;
+        let target = bench.target();
+        let attachment = bench.attach(400 * MIB)?;
+        mkfs(&attachment, fs)?;
+        detach(&attachment);
+        let attachment = bench.attach(800 * MIB)?;
+        attachment.mount(&target, fs, &options(fs)?)?;
+        fs::write(target.join("greeting"), "hello")?;
+        let size = || nix::sys::statvfs::statvfs(&target).map(|stat| stat.blocks() * stat.fragment_size());
+        let before = size()?;
+        match attachment.grow(&target, fs) {
+            Err(HostError::GrowNotAllowed { .. }) if fs == FsKind::Ext4 && !may_exceed_limits()? => continue,
+            outcome => outcome?,
+        }
+        let after = size()?;
+        assert!(
+            before <= 400 * MIB && after > 700 * MIB,
+            "{fs}: from {before} to {after} bytes"
+        );
+        assert_eq!(fs::read_to_string(target.join("greeting"))?, "hello");
+        detach(&attachment);
+    }
     Ok(())
 }

@@ -304,7 +304,7 @@ fn a_file_system_in_use_is_taken_away_after_it_was_written_back() -> Outcome {
     let (attachment, _device) = mounted(&bench)?;
     let mut file = File::create(bench.target().join("file"))?;
     file.write_all(b"not synced")?;
-    let busy = attachment.unmount(&bench.target(), Duration::from_millis(100));
+    let busy = attachment.unmount(&bench.target(), LIMIT, Duration::from_millis(100));
     assert!(matches!(busy, Err(HostError::System { .. })), "{busy:?}");
     let report = attachment.detach(Duration::from_secs(2));
     assert_eq!(report.lazily.len(), 1, "{report:?}");
@@ -348,7 +348,7 @@ fn a_mount_in_another_namespace_is_seen_and_named() -> Outcome {
             .is_ok_and(|holders| holders.iter().any(|holder| holder.name == "sleep"))
     });
     assert!(ready, "{:?}", attachment.holders());
-    match attachment.unmount(&bench.target(), Duration::from_secs(1)) {
+    match attachment.unmount(&bench.target(), LIMIT, Duration::from_secs(1)) {
         Err(HostError::Held { holders, .. }) => {
             assert!(holders.iter().any(|holder| holder.pid == container.0.id()))
         }
@@ -411,8 +411,53 @@ fn one_life(dirs: &HostDirs, tmp: &Path) -> Outcome {
     attachment.mount(&target, FsKind::Ext4, &MountOptions::parse(FsKind::Ext4, "")?)?;
     fs::write(target.join("id"), volume.to_string())?;
     assert_eq!(fs::read_to_string(target.join("id"))?, volume.to_string());
-    attachment.unmount(&target, LIMIT)?;
+    attachment.unmount(&target, LIMIT, LIMIT)?;
     let report = attachment.detach(LIMIT);
     assert!(report.is_clean(), "{report:?}");
+    Ok(())
+}
+
+#[test]
+fn a_panic_in_the_device_fails_the_volume_and_nothing_else() -> Outcome {
+    let (bench, other) = (Bench::new()?, Bench::new()?);
+    let (attachment, device) = mounted(&bench)?;
+    let (sound, _device) = mounted(&other)?;
+    device.panic();
+    let mut file = File::create(bench.target().join("file"))?;
+    assert!(file.write_all(&[1; 4096]).and_then(|()| file.sync_all()).is_err());
+    drop(file);
+    assert!(
+        eventually(LIMIT, || !attachment.is_alive()),
+        "a volume went on after a panic"
+    );
+    let report = attachment.detach(LIMIT);
+    assert!(!report.loop_lingers && !report.thread_lingers, "{report:?}");
+    assert_eq!(bench.traces()?, [""; 0]);
+    fs::write(other.target().join("file"), "sound")?;
+    assert!(sound.is_alive() && sound.detach(LIMIT).is_clean());
+    Ok(())
+}
+
+#[test]
+fn a_fenced_volume_in_use_is_taken_away_without_delay() -> Outcome {
+    let bench = Bench::new()?;
+    let (attachment, _device) = mounted(&bench)?;
+    let file = File::create(bench.target().join("file"))?;
+    attachment.abort()?;
+    assert!(eventually(LIMIT, || !attachment.is_alive()));
+    let start = Instant::now();
+    let report = attachment.detach(Duration::from_secs(60));
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}: {report:?}",
+        start.elapsed()
+    );
+    assert_eq!(report.lazily.len(), 1, "{report:?}");
+    drop(file);
+    assert!(
+        eventually(LIMIT, || bench.traces().is_ok_and(|traces| traces.is_empty())),
+        "{:?}",
+        bench.traces()?
+    );
     Ok(())
 }

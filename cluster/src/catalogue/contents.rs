@@ -14,7 +14,7 @@ use crate::schema::{
     LiveRecord, NAMES, NODE_NAMES, NODES, NameRecord, NodeRecord, POOLS, PoolRecord, Record, SchemaError,
     Stored, VOLUMES, VolumeState, decode_name, read,
 };
-use crate::store::{Entry, Event};
+use crate::store::{Entry, Event, Revision};
 use crate::volumes::Volume;
 
 /// All records, as of one moment.
@@ -115,6 +115,33 @@ impl Contents {
         )
     }
 
+    /// Takes a record that this node has just written or read, ahead of the watch.
+    pub(super) fn note(&mut self, volume: &Volume) {
+        if self
+            .volumes
+            .get(&volume.id)
+            .is_some_and(|known| known.revision >= volume.revision)
+        {
+            return;
+        }
+        // Its name goes and comes in one transaction with its record.
+        if is_there(volume) {
+            self.names.insert(volume.name.clone(), volume.id);
+        } else if self.names.get(&volume.name) == Some(&volume.id) {
+            self.names.remove(&volume.name);
+        }
+        self.volumes.insert(volume.id, Arc::new(volume.clone()));
+    }
+
+    /// The records that were noted ahead of a listing.
+    pub(super) fn newer_than(&self, listing: Revision) -> Vec<Arc<Volume>> {
+        self.volumes
+            .values()
+            .filter(|volume| volume.revision > listing)
+            .cloned()
+            .collect()
+    }
+
     /// Applies one change.
     pub(super) fn apply(&mut self, event: &Event) {
         match event {
@@ -125,15 +152,15 @@ impl Contents {
                     Err(error) => {
                         tracing::error!(%error, "a record cannot be read");
                         // What it said before is not true any more.
-                        self.remove(&entry.key);
+                        self.remove(&entry.key, entry.revision);
                         self.faults.insert(entry.key.clone(), error);
                     }
                 }
             }
-            Event::Delete { key, .. } => {
+            Event::Delete { key, revision } => {
                 self.raw.remove(key);
                 self.faults.remove(key);
-                self.remove(key);
+                self.remove(key, *revision);
             }
         }
     }
@@ -142,10 +169,17 @@ impl Contents {
         let key = entry.key.as_str();
         if key.starts_with(VOLUMES) {
             let volume: Volume = read(entry)?;
-            self.volumes.insert(volume.id, Arc::new(volume));
+            // One that was noted may be ahead of the watch.
+            let known = self.volumes.get(&volume.id);
+            if known.is_none_or(|known| known.revision <= volume.revision) {
+                self.volumes.insert(volume.id, Arc::new(volume));
+            }
         } else if let Some(name) = key.strip_prefix(NAMES) {
             let named: Stored<NameRecord> = read(entry)?;
-            self.names.insert(name_of(name), named.volume);
+            let name = name_of(name);
+            if !self.is_ahead(&name, entry.revision) {
+                self.names.insert(name, named.volume);
+            }
         } else if key.starts_with(NODES) {
             let node: NodeRecord = record(entry)?;
             self.nodes.insert(node.id, node);
@@ -167,11 +201,22 @@ impl Contents {
         Ok(())
     }
 
-    fn remove(&mut self, key: &str) {
+    /// Whether the volume of a name was noted ahead of what the watch tells now.
+    fn is_ahead(&self, name: &str, told: Revision) -> bool {
+        self.names
+            .get(name)
+            .and_then(|id| self.volumes.get(id))
+            .is_some_and(|volume| volume.revision > told)
+    }
+
+    fn remove(&mut self, key: &str, told: Revision) {
         if let Some(id) = key.strip_prefix(VOLUMES) {
             remove_id(&mut self.volumes, id);
         } else if let Some(name) = key.strip_prefix(NAMES) {
-            self.names.remove(&name_of(name));
+            let name = name_of(name);
+            if !self.is_ahead(&name, told) {
+                self.names.remove(&name);
+            }
         } else if let Some(id) = key.strip_prefix(NODES) {
             remove_id(&mut self.nodes, id);
         } else if let Some(id) = key.strip_prefix(LIVE) {

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 pub use self::contents::Contents;
 
 use crate::store::{Revision, Store, Update, Watcher};
+use crate::volumes::Volume;
 
 /// The copy on disk is at most this much behind; longer if writing it takes long.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
@@ -130,6 +131,21 @@ impl Catalogue {
             .clone()
     }
 
+    /// Takes a record that this node has just written or read, so that who has made a change finds it here at once.
+    pub fn note(&self, volume: &Volume) {
+        self.shared
+            .state
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contents
+            .note(volume);
+    }
+
+    /// Waits until all that the store holds has been read once. Whether it came so far in time.
+    pub async fn filled(&self, limit: Duration) -> bool {
+        self.caught_up(Revision(1), limit).await
+    }
+
     /// Tells of every change: the revision up to which it has come.
     pub fn changes(&self) -> watch::Receiver<Revision> {
         self.revision.clone()
@@ -185,7 +201,13 @@ impl Follower {
             Update::Changed { events, revision } => {
                 if std::mem::take(first) {
                     // The first one holds all there is; what the disk remembered and is not in it has gone.
+                    let noted = if state.freshness.from_disk {
+                        Vec::new()
+                    } else {
+                        state.contents.newer_than(revision)
+                    };
                     state.contents = Contents::default();
+                    noted.iter().for_each(|volume| state.contents.note(volume));
                 }
                 self.unsaved = true;
                 for event in events {

@@ -188,7 +188,7 @@ impl Outcome {
 
 /// The revision that Consul found, if it says so: `… current modify index 12 != 7`.
 pub(super) fn found_in(what: &str) -> Option<Revision> {
-    let (_, rest) = what.split_once("index ")?;
+    let (_, rest) = what.rsplit_once("index ")?;
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok().map(Revision)
 }

@@ -4,11 +4,11 @@
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use etcd_client::{Certificate, Client, ConnectOptions, Error, GetOptions, Identity, TlsOptions};
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::Mutex;
 
 use super::fault::{Fault, classify};
 use crate::store::{Options, Secret, StoreError, Tls};
@@ -52,6 +52,8 @@ pub(super) struct Links {
     options: ConnectOptions,
     probe: String,
     current: Mutex<Option<Link>>,
+    /// Held by the one who looks for a member; the others wait for what it finds.
+    connecting: tokio::sync::Mutex<()>,
     count: AtomicU64,
 }
 
@@ -83,6 +85,7 @@ impl Links {
             options: connect,
             probe: format!("{}cluster", options.prefix),
             current: Mutex::new(None),
+            connecting: tokio::sync::Mutex::new(()),
             count: AtomicU64::new(first),
         })
     }
@@ -90,12 +93,15 @@ impl Links {
     /// The connection, made if there is none; or why no member answers.
     pub(super) async fn get(&self, until: Instant) -> Result<Link, NoLink> {
         let work = async {
-            let mut current = self.current.lock().await;
-            if let Some(link) = &*current {
+            if let Some(link) = &*self.current() {
+                return Ok(link.clone());
+            }
+            let _turn = self.connecting.lock().await;
+            if let Some(link) = &*self.current() {
                 return Ok(link.clone());
             }
             let link = self.connect().await?;
-            *current = Some(link.clone());
+            *self.current() = Some(link.clone());
             Ok(link)
         };
         match tokio::time::timeout_at(until.into(), work).await {
@@ -108,14 +114,18 @@ impl Links {
     }
 
     /// A connection did not do its work: the next call looks for another one.
-    pub(super) async fn lost(&self, link: &Link) {
-        let mut current = self.current.lock().await;
+    pub(super) fn lost(&self, link: &Link) {
+        let mut current = self.current();
         if current
             .as_ref()
             .is_some_and(|current| current.number == link.number)
         {
             *current = None;
         }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<Link>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks all members, one a little after the other; the first one that answers is taken.

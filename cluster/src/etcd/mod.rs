@@ -146,7 +146,7 @@ impl Inner {
                 },
                 Err(_) => format!("{} does not answer", link.endpoint()),
             };
-            self.links.lost(&link).await;
+            self.links.lost(&link);
             let since = self.access.failed(&reason);
             if Instant::now() + PAUSE >= until {
                 return Err(StoreError::Timeout {
@@ -192,7 +192,7 @@ impl Inner {
                     return Err(error);
                 }
                 Fault::Unknown(reason) => {
-                    self.links.lost(&link).await;
+                    self.links.lost(&link);
                     self.access.failed(&reason);
                     return Err(StoreError::OutcomeUnknown {
                         store: self.name.clone(),
@@ -200,7 +200,7 @@ impl Inner {
                     });
                 }
                 Fault::NotSent(reason) => {
-                    self.links.lost(&link).await;
+                    self.links.lost(&link);
                     if Instant::now() + PAUSE >= until {
                         return Err(self.unreachable(&reason));
                     }

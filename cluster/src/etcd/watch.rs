@@ -40,9 +40,9 @@ pub(super) async fn follow(inner: Arc<Inner>, prefix: &str, after: Revision) -> 
     let mut client = link.client().watch_client().max_decoding_message_size(MAX_ANSWER);
     let stream = match tokio::time::timeout_at(until.into(), client.watch(key, Some(options))).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(lost(&inner, &link, &error).await),
+        Ok(Err(error)) => return Err(lost(&inner, &link, &error)),
         Err(_) => {
-            inner.links.lost(&link).await;
+            inner.links.lost(&link);
             return Err(inner.unreachable(&format!("{} does not answer a watch", link.endpoint())));
         }
     };
@@ -56,11 +56,11 @@ pub(super) async fn follow(inner: Arc<Inner>, prefix: &str, after: Revision) -> 
     })
 }
 
-async fn lost(inner: &Inner, link: &Link, error: &etcd_client::Error) -> StoreError {
+fn lost(inner: &Inner, link: &Link, error: &etcd_client::Error) -> StoreError {
     match classify(&inner.name, error) {
         Fault::Refused(error) => error,
         Fault::NotSent(reason) | Fault::Unknown(reason) => {
-            inner.links.lost(link).await;
+            inner.links.lost(link);
             inner.unreachable(&reason)
         }
     }
@@ -82,14 +82,14 @@ impl Changes for Follow {
                     }
                 }
                 Ok(Ok(None)) => {
-                    self.inner.links.lost(&self.link).await;
+                    self.inner.links.lost(&self.link);
                     return Err(self
                         .inner
                         .unreachable(&format!("{} ended a watch", self.link.endpoint())));
                 }
-                Ok(Err(error)) => return Err(lost(&self.inner, &self.link, &error).await),
+                Ok(Err(error)) => return Err(lost(&self.inner, &self.link, &error)),
                 Err(_) if self.asked => {
-                    self.inner.links.lost(&self.link).await;
+                    self.inner.links.lost(&self.link);
                     return Err(self
                         .inner
                         .unreachable(&format!("{} fell silent", self.link.endpoint())));

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Node, NodeError, Nodes, TRIES};
 use crate::records;
 use crate::schema::{
-    CLUSTER_KEY, ClusterRecord, Extra, NodeDuty, NodeRecord, SchemaError, Stored, Timestamp, check_name,
+    CLUSTER_KEY, ClusterRecord, Extra, NodeDuty, NodeNameRecord, NodeRecord, Stored, Timestamp, check_name,
     encode, node_key, node_name_key,
 };
 use crate::store::{Expect, StoreError, Txn};
@@ -187,7 +187,7 @@ impl Nodes {
         if old_name != Some(&me.name) {
             txn = txn
                 .check(&name_key, Expect::Absent)
-                .put(&name_key, me.node.to_string());
+                .put(&name_key, encode(&name_key, &NodeNameRecord { node: me.node })?);
             if let Some(old) = old_name {
                 txn = txn.delete(node_name_key(old)?);
             }
@@ -206,21 +206,16 @@ impl Nodes {
     }
 
     async fn explain_name(&self, me: &Joining, name_key: &str) -> Result<Option<NodeRecord>, NodeError> {
-        let Some(entry) = self.store.get(name_key).await? else {
+        let Some(held) = records::get::<NodeNameRecord>(&*self.store, name_key).await? else {
             return Ok(None);
         };
-        let holder = String::from_utf8_lossy(&entry.value).into_owned();
-        let holder: NodeId = holder.parse().map_err(|_| SchemaError::Damaged {
-            key: name_key.to_owned(),
-            kind: "node's name",
-            reason: format!("`{holder}` is not a node's id"),
-        })?;
+        let holder = held.node;
         if holder == me.node || self.store.get(&node_key(holder)).await?.is_some() {
             return Ok(None);
         }
         // A name whose node has gone half-way: nobody has it.
         let free = Txn::new()
-            .check(name_key, Expect::At(entry.revision))
+            .check(name_key, Expect::At(held.revision))
             .delete(name_key);
         match self.store.commit(free).await {
             Ok(_) | Err(StoreError::Conflict { .. } | StoreError::OutcomeUnknown { .. }) => Ok(None),

@@ -18,8 +18,8 @@ pub use self::key::{CLASSES, LIVE, NAMES, NODE_NAMES, NODES, POOLS, VOLUMES, che
 pub use self::key::{CLUSTER_KEY, DEFAULT_CLASS_KEY};
 pub use self::key::{class_key, live_key, name_key, node_key, node_name_key, pool_key, volume_key};
 pub use self::node::{
-    ClassRecord, ClusterRecord, DefaultClassRecord, LiveRecord, NodeCondition, NodeDuty, NodeRecord,
-    PoolRecord, PoolState,
+    ClassRecord, ClusterRecord, DefaultClassRecord, LiveRecord, NodeCondition, NodeDuty, NodeNameRecord,
+    NodeRecord, PoolRecord, PoolState,
 };
 pub use self::value::{ChangeId, Fs, IoPriority, Medium, ParseValueError, Timestamp};
 pub use self::volume::{NameRecord, Primary, Replica, ReplicaState, VolumeRecord, VolumeSpec, VolumeState};

@@ -25,6 +25,17 @@ impl Record for ClusterRecord {
     const KIND: &'static str = "cluster record";
 }
 
+/// Which node has a name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeNameRecord {
+    /// The node.
+    pub node: NodeId,
+}
+
+impl Record for NodeNameRecord {
+    const KIND: &'static str = "node name";
+}
+
 /// What an operator wants of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

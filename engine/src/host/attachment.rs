@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 
-use super::bounded::{Deadline, bounded};
+use super::bounded::{Deadline, bounded, poll_until};
 use super::dirs::{HostDirs, file_name};
 use super::error::{Doing, HostError};
 use super::fs::{Contents, FsKind, MkfsSpec, MountOptions, check_before_mount, grow, mkfs, probe};
@@ -156,15 +156,27 @@ impl Attachment {
         })
     }
 
-    /// Unmounts `target` here, and removes the empty directory. Tries for `limit` while it is in use; then it stays
-    /// mounted. [`HostError::Held`] if it is unmounted here, but after `limit` a container still has a mount of it:
-    /// the file system lives on, and so must the volume.
-    pub fn unmount(&self, target: &Path, limit: Duration) -> Result<(), HostError> {
+    /// Writes back everything that the file system on `target` holds in memory. Nothing to do if it is not mounted.
+    pub fn sync(&self, target: &Path, limit: Duration) -> Result<(), HostError> {
+        self.with_device(|device| match existing_mount(target)? {
+            Some(mount) if mount.source == device.path() => mounts::sync(target, limit),
+            _ => Ok(()),
+        })
+    }
+
+    /// Writes back and unmounts `target` here, and removes the empty directory. Writing back may take `limit`; then, while
+    /// it is in use, unmounting is tried for `busy`, and it stays mounted. [`HostError::Held`] if it is unmounted here,
+    /// but the file system lives on, in a container or because it is still being written back: so must the volume.
+    pub fn unmount(&self, target: &Path, limit: Duration, busy: Duration) -> Result<(), HostError> {
+        // First, and with a bound of its own: an unmount takes the mount away at once and writes back afterwards, so
+        // that a slow one would look like one that is done.
+        self.sync(target, limit)?;
         self.with_device(|device| {
-            let deadline = Deadline::within(limit);
-            mounts::unmount(target, limit)?;
+            let deadline = Deadline::within(busy);
+            mounts::unmount(target, busy)?;
             let holders = holders::who_stays(device.number(), device.path(), deadline);
-            if holders.is_empty() {
+            let is_free = || !holders::is_claimed(device.path());
+            if holders.is_empty() && poll_until(deadline, is_free) {
                 // Not before: the kernel takes copies of the mount away in every namespace where they sit on a
                 // directory that is removed, in use or not.
                 let _ = fs::remove_dir(target);

@@ -103,6 +103,14 @@ pub enum HostError {
         /// What there is, in MiB.
         size: u64,
     },
+    /// The kernel lets nobody grow a mounted ext4 who may not exceed resource limits.
+    #[error(
+        "{device}: growing a mounted ext4 needs CAP_SYS_RESOURCE, which this process has not been granted"
+    )]
+    GrowNotAllowed {
+        /// The device.
+        device: PathBuf,
+    },
     /// Something else is mounted where the volume was to be.
     #[error("{target} is a mount point already, of {source_name}: unmount it first")]
     MountPointTaken {

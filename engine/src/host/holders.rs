@@ -3,12 +3,17 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::bounded::Deadline;
+use super::bounded::{Deadline, bounded};
 use super::command::pause;
 use super::loopdev;
 use super::mountinfo::MountInfo;
+
+/// How long opening a device may take, which asks nothing of it.
+const CLAIM: Duration = Duration::from_secs(5);
 
 /// A process in whose mount namespace the device is mounted, or that has it open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +35,29 @@ impl fmt::Display for Holder {
             self.name,
             self.target.display()
         )
+    }
+}
+
+/// Whether a file system, or another exclusive user, has a block device open. The kernel's own word: unlike the tables of
+/// mounts it also covers a file system that was unmounted and is still being written back, and one that lives on in a
+/// namespace that no process shows. What cannot be found out counts as in use.
+pub(crate) fn is_claimed(device: &Path) -> bool {
+    let path = device.to_path_buf();
+    let open = move || {
+        fs::File::options()
+            .read(true)
+            .custom_flags(libc::O_EXCL)
+            .open(path)
+            .map(drop)
+    };
+    match bounded(format!("opening {}", device.display()), CLAIM, open) {
+        Ok(Ok(())) => false,
+        // No such device, or nothing bound to it: nobody uses it.
+        Ok(Err(error)) => !matches!(
+            error.raw_os_error(),
+            Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)
+        ),
+        Err(_) => true,
     }
 }
 
@@ -66,10 +94,14 @@ pub(crate) fn of_loop(number: u32, device: &Path) -> Vec<Holder> {
         let Ok(namespace) = fs::read_link(process.join("ns/mnt")) else {
             continue;
         };
-        if !seen.insert(namespace) {
+        if seen.contains(&namespace) {
             continue;
         }
-        let mounts = MountInfo::read(&process.join("mountinfo")).unwrap_or_default();
+        // Another process of the same namespace is asked if this one has ended meanwhile.
+        let Ok(mounts) = MountInfo::read(&process.join("mountinfo")) else {
+            continue;
+        };
+        seen.insert(namespace);
         let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
         holders.extend(
             mounts

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::bounded::{Deadline, bounded, poll_until};
 use super::command::pause;
 use super::error::{Doing, HostError};
+use crate::io::MAX_REQUEST;
 
 const LOOP_CONTROL: &str = "/dev/loop-control";
 /// Major number of all loop devices.
@@ -174,6 +175,12 @@ impl LoopDevice {
             path,
             tag: String::from_utf8_lossy(&tag[..len]).into_owned(),
         };
+        // FUSE takes at most this much in one request. A larger one would be divided, and if the connection ended between
+        // its parts, the kernel would take the first for the whole.
+        let limit = format!("/sys/block/loop{number}/queue/max_sectors_kb");
+        if let Err(error) = fs::write(&limit, (MAX_REQUEST >> 10).to_string()) {
+            tracing::debug!(%error, limit, "requests stay as large as the kernel makes them");
+        }
         if status(&device.file).is_ok_and(|info| info.flags & FLAG_DIRECT_IO == 0) {
             tracing::warn!(
                 device = %device.path.display(),

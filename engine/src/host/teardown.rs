@@ -22,6 +22,9 @@ const AFTER_ABORT: Duration = Duration::from_secs(5);
 /// device that changes (udev) hold it for a moment.
 const PASSING_USERS: Duration = Duration::from_secs(2);
 
+/// How long a mount that is in use is tried to be taken away in the normal way, on a device that has failed.
+const DEAD: Duration = Duration::from_millis(200);
+
 /// How an attachment ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DetachReport {
@@ -109,10 +112,13 @@ impl Remains<'_> {
             // The last chance for what they wrote; a copy of a mount in another namespace shares its file system.
             report.note(mounts::sync(&holder.reach(), share(deadline, 3)));
         }
-        let patience = if held.is_empty() {
-            PASSING_USERS
-        } else {
+        let patience = if !held.is_empty() {
             Duration::from_millis(50)
+        } else if self.transport.is_alive() && holders::is_claimed(&path) {
+            // A file system that no table of mounts shows: most likely it is being written back, and it shall be.
+            deadline.left()
+        } else {
+            PASSING_USERS
         };
         let in_use = !report.lazily.is_empty() || !held.is_empty();
         let gone = match device.detach(patience.min(deadline.left())) {
@@ -138,9 +144,18 @@ impl Remains<'_> {
         };
     }
 
-    /// Half of the time for the normal way; a third of the rest to write back; then by force.
+    /// Half of the time to write back, half of the rest for the normal way, a third of what is left then to write back
+    /// again; then by force.
     fn unmount(&self, mount: &MountInfo, deadline: Deadline, report: &mut DetachReport) {
-        match mounts::unmount(&mount.target, share(deadline, 2)) {
+        let patience = if self.transport.is_alive() {
+            // Unmounting writes back too, but by then the mount is gone, and a slow one cannot be told from a dead one.
+            report.note(mounts::sync(&mount.target, share(deadline, 2)));
+            share(deadline, 2)
+        } else {
+            // What fails already, as that of a fenced volume, need not be waited for.
+            DEAD
+        };
+        match mounts::unmount(&mount.target, patience) {
             Ok(()) => return,
             Err(super::HostError::TimedOut { .. }) => self.abort(report),
             Err(error) => {

@@ -1,10 +1,13 @@
 //! One pool's way from a device or file to a mounted file system, and back.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::mount::MsFlags;
+use nix::unistd::{Whence, lseek};
 
 use super::error::{Doing, PoolError};
 use super::list::Entry;
@@ -22,8 +25,14 @@ const MKFS_XFS: Program = Program {
     name: "mkfs.xfs",
     package: "xfsprogs",
 };
+const BLKID: Program = Program {
+    name: "blkid",
+    package: "util-linux",
+};
 /// A mount replays the journal, and a large disk that turns takes its time.
 const LIMIT: Duration = Duration::from_secs(60);
+/// So many zeroes are read in an existing file before it is taken for one that somebody needs.
+const ZEROES_AT_MOST: usize = 1 << 30;
 /// Where replicas lie in a pool.
 pub(super) const REPLICAS: &str = "replicas";
 
@@ -54,7 +63,12 @@ fn check(entry: &Entry, dir: &Path, owner: PoolOwner) -> Result<(), PoolError> {
         wanted: entry.id,
         found,
     };
-    match Marker::read(dir)? {
+    let root = dir.to_path_buf();
+    // A disk may hang that was mounted before this process was.
+    let marker = bounded(format!("reading {}", dir.display()), LIMIT, move || {
+        Marker::read(&root)
+    })??;
+    match marker {
         Some(marker) if marker.pool == entry.id && marker.is_of(owner) => Ok(()),
         Some(marker) => Err(mistaken(format!("pool {} of node {}", marker.pool, marker.node))),
         None => Err(mistaken("a file system that is no pool".into())),
@@ -99,6 +113,7 @@ fn make_on(
         what,
     };
     match probe(device)? {
+        Contents::Nothing if holds_data(path)? => Err(PoolError::NotEmptyFile { path: path.into() }),
         Contents::Nothing => format(device, fresh, owner, scratch).map(|()| fresh),
         Contents::FileSystem { kind, label } if kind == FsKind::Xfs.name() => {
             // As it is on disk: replaying the journal of somebody's file system would be writing to it.
@@ -115,6 +130,34 @@ fn make_on(
             }
         }
         other => Err(occupied(other.to_string())),
+    }
+}
+
+/// Whether a regular file holds anything but zeroes. Archives, dumps and images of virtual machines have no signature
+/// that a probe for file systems knows. Reading much of it means that it is in use for something.
+fn holds_data(path: &Path) -> Result<bool, PoolError> {
+    let what = || format!("reading {}", path.display());
+    let mut file = File::open(path).doing(what)?;
+    if !file.metadata().doing(what)?.is_file() {
+        return Ok(false);
+    }
+    let mut piece = vec![0; 1 << 20];
+    let (mut at, mut seen) = (0, 0);
+    loop {
+        at = match lseek(&file, at, Whence::SeekData) {
+            Ok(at) => at,
+            Err(Errno::ENXIO) => return Ok(false),
+            Err(errno) => return Err(errno).doing(what),
+        };
+        let length = file.read(&mut piece).doing(what)?;
+        if length == 0 {
+            return Ok(false);
+        }
+        seen += length;
+        if seen > ZEROES_AT_MOST || piece[..length].iter().any(|byte| *byte != 0) {
+            return Ok(true);
+        }
+        at += length as i64;
     }
 }
 
@@ -172,7 +215,7 @@ enum Source {
 impl Source {
     fn open(path: &Path, kind: PoolKind, id: PoolId) -> Result<Self, PoolError> {
         if kind == PoolKind::Device {
-            return Ok(Self::Device(current_name(path, id)));
+            return Ok(Self::Device(current_name(path, id)?));
         }
         if let Some(device) = find_loop(path, id)? {
             return Ok(Self::Loop(device));
@@ -208,10 +251,28 @@ impl Source {
     }
 }
 
-/// A disk may have another name than when it was added: then its UUID, which is the pool's id, finds it.
-fn current_name(path: &Path, id: PoolId) -> PathBuf {
-    let by_uuid = Path::new("/dev/disk/by-uuid").join(id.to_string());
-    if by_uuid.exists() { by_uuid } else { path.into() }
+/// The device that holds a pool now: a disk may have another name than when it was added, and is found by its file
+/// system's UUID, which is the pool's id. With a copy of the disk beside it nobody can say which of the two is the newer
+/// one: that is refused (failure 26).
+fn current_name(path: &Path, id: PoolId) -> Result<PathBuf, PoolError> {
+    let uuid = format!("UUID={id}");
+    // Without its cache, which may know devices that are gone.
+    let found = BLKID.run(&["-c", "/dev/null", "-o", "device", "-t", &uuid], LIMIT)?;
+    let mut devices: Vec<PathBuf> = found
+        .stdout
+        .lines()
+        .map(|line| PathBuf::from(line.trim()))
+        .collect();
+    devices.sort();
+    devices.dedup();
+    // The paths of a multipath disk all show the same file system; the mapped device is the disk.
+    let is_mapped = path.starts_with("/dev/mapper") || path.to_string_lossy().starts_with("/dev/dm-");
+    match devices.as_slice() {
+        [] => Ok(path.into()),
+        [device] => Ok(device.clone()),
+        _ if is_mapped => Ok(path.into()),
+        _ => Err(PoolError::Copied { pool: id, devices }),
+    }
 }
 
 fn tag(id: PoolId) -> String {

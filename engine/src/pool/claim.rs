@@ -75,7 +75,14 @@ fn make_file(spec: &PoolSpec) -> Result<Claim, PoolError> {
         .mode(0o600)
         .open(&spec.path)
         .doing(what)?;
-    let made = file.set_len(size).and_then(|()| file.sync_all()).doing(what);
+    let made = file
+        .set_len(size)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| match spec.path.canonicalize()?.parent() {
+            Some(dir) => File::open(dir)?.sync_all(),
+            None => Ok(()),
+        })
+        .doing(what);
     let claim = made.and_then(|()| {
         Ok(Claim {
             path: fs::canonicalize(&spec.path).doing(what)?,

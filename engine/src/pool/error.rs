@@ -57,6 +57,15 @@ pub enum PoolError {
         /// What was found.
         what: String,
     },
+    /// An existing file with something in it that no signature tells of.
+    #[error(
+        "{path} is a file with data in it, which making it a pool would destroy. Give the name of a file that does not \
+         exist yet and its size, as `--size 10G`, or empty this one with `truncate --size 0` and `--size` again"
+    )]
+    NotEmptyFile {
+        /// The file.
+        path: PathBuf,
+    },
     /// It is in use.
     #[error("{path} is in use ({by}): unmount or stop what uses it, or take another device")]
     InUse {
@@ -99,6 +108,18 @@ pub enum PoolError {
         wanted: PoolId,
         /// What is.
         found: String,
+    },
+    /// Several disks say that they are this pool.
+    #[error(
+        "several devices hold pool {pool} ({}): one is a copy, and it cannot be told which is the newer. Detach the copy, \
+         or give it another UUID with `xfs_admin -U generate DEVICE`",
+        list(devices)
+    )]
+    Copied {
+        /// The pool.
+        pool: PoolId,
+        /// Where it was found.
+        devices: Vec<PathBuf>,
     },
     /// Written by a newer version.
     #[error(
@@ -161,4 +182,12 @@ impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
             source: source.into(),
         })
     }
+}
+
+fn list(devices: &[PathBuf]) -> String {
+    let names: Vec<String> = devices
+        .iter()
+        .map(|device| device.display().to_string())
+        .collect();
+    names.join(", ")
 }

@@ -90,7 +90,6 @@ fn deliberate_faults_are_found() {
         Fault::IntentClearedEarly,
         Fault::IntentClearedUnderWrites,
         Fault::StampsNotWritten,
-        Fault::DurableNotNoted,
         Fault::DurableWithoutSync,
         Fault::NoSuspects,
         Fault::FlushNotSynced,

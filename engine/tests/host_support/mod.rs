@@ -27,6 +27,7 @@ pub struct FileDevice {
     pub flushes: AtomicU64,
     pub zeroed: AtomicU64,
     hanging: AtomicBool,
+    panicking: AtomicBool,
     held: Mutex<Vec<Completion>>,
     /// Where requests are done on other threads than those of the front end.
     others: Option<mpsc::SyncSender<(BlockOp, Completion)>>,
@@ -69,6 +70,7 @@ impl FileDevice {
             flushes: AtomicU64::new(0),
             zeroed: AtomicU64::new(0),
             hanging: AtomicBool::new(false),
+            panicking: AtomicBool::new(false),
             held: Mutex::default(),
             others: None,
         })
@@ -77,6 +79,11 @@ impl FileDevice {
     /// From now on no request is completed.
     pub fn hang(&self) {
         self.hanging.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on every request panics.
+    pub fn panic(&self) {
+        self.panicking.store(true, Ordering::SeqCst);
     }
 
     fn run(&self, op: BlockOp) -> Result<Option<Data>, IoError> {
@@ -114,6 +121,7 @@ impl BlockDevice for FileDevice {
     }
 
     fn submit(&self, op: BlockOp, done: Completion) {
+        assert!(!self.panicking.load(Ordering::SeqCst), "as it was told to");
         if self.hanging.load(Ordering::SeqCst) {
             self.held.lock().unwrap().push(done);
             return;

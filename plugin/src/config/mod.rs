@@ -98,7 +98,8 @@ pub struct Timeouts {
     pub detach: Span,
     /// For the store to answer.
     pub store: Span,
-    /// For unmounting everything when the daemon stops. A managed plugin is killed after 10 s.
+    /// For unmounting everything when the daemon stops, most of it for writing back. A managed plugin is killed after
+    /// 10 s, and sets 6.
     pub stop: Span,
 }
 
@@ -155,7 +156,7 @@ impl Default for Timeouts {
             query: Span::seconds(20),
             detach: Span::seconds(10),
             store: Span::seconds(5),
-            stop: Span::seconds(6),
+            stop: Span::seconds(20),
         }
     }
 }

@@ -20,6 +20,8 @@ use crate::service::{PoolRequest, PoolView, ServiceError};
 
 /// How long a look at all pools may hold up an answer; then what was seen before is shown.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long attaching a pool again may take; it goes on, but the other pools and volumes have their turn.
+const RETRY: Duration = Duration::from_secs(20);
 /// Directory of the replicas in a pool.
 const REPLICAS: &str = "replicas";
 
@@ -90,8 +92,10 @@ impl Pools {
                     sweep(&engine, id);
                 }
             });
-            if let Err(error) = retried.await {
-                tracing::error!(pool = %id, %error, "to attach it again broke off");
+            match timeout(RETRY, retried).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(pool = %id, %error, "to attach it again broke off"),
+                Err(_) => tracing::warn!(pool = %id, "its disk does not answer"),
             }
         }
         self.look().await;
@@ -110,7 +114,12 @@ impl Pools {
     /// Makes sure that a pool is there before something is written into it.
     pub(super) async fn check(&self, id: PoolId) -> Result<(), ServiceError> {
         let engine = self.engine.clone();
-        blocking(move || engine.dir(id).map(drop).map_err(|error| refused(&error))).await
+        let looking = blocking(move || engine.dir(id).map(drop).map_err(|error| refused(&error)));
+        timeout(LOOK, looking).await.unwrap_or_else(|_| {
+            Err(ServiceError::Unavailable(format!(
+                "pool {id} does not answer; `bulkhead pool list` shows what is wrong with it"
+            )))
+        })
     }
 
     /// The pools as placement needs them.

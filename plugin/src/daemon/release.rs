@@ -14,32 +14,28 @@ use super::attach::Attached;
 use super::context::{Daemon, blocking};
 use crate::service::ServiceError;
 
+/// How long an Unmount waits for its turn: nobody asks a second time.
+const TURN: Duration = Duration::from_secs(600);
 /// How long an Unmount waits for a container's last process to go; the rest is done in the background.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long writing back may take in one try. It goes on when nobody waits for it any more.
+const WRITE_BACK: Duration = Duration::from_secs(20);
 /// Pauses between tries in the background: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 impl Daemon {
     /// Nobody who asked for the mount needs it any longer.
     pub(super) async fn unmount_volume(self: &Arc<Self>, name: &str) -> Result<(), ServiceError> {
-        let patience = self.config.timeout.call.duration().mul_f32(0.8);
-        let _guard = self.lock(name, "being mounted or unmounted", patience).await?;
+        let _guard = self.lock(name, "being mounted or unmounted", TURN).await?;
         let Some(attached) = self.attached(name) else {
             return Ok(());
         };
-        let end = Instant::now() + PATIENCE;
-        loop {
-            match self.let_go(&attached).await {
-                Ok(()) => return Ok(()),
-                Err(why) if Instant::now() >= end => {
-                    tracing::warn!(volume = name, why, "it is released as soon as that ends");
-                    *attached.leaving.lock() = Some(why);
-                    tokio::spawn(keep_trying(Arc::downgrade(self), attached));
-                    return Ok(());
-                }
-                Err(_) => sleep(Duration::from_millis(100)).await,
-            }
+        if let Err(why) = self.let_go(&attached).await {
+            tracing::warn!(volume = name, why, "it is released as soon as that ends");
+            *attached.leaving.lock() = Some(why);
+            tokio::spawn(keep_trying(Arc::downgrade(self), attached));
         }
+        Ok(())
     }
 
     /// One try, under the lock of the name. The error says what holds it.
@@ -47,7 +43,7 @@ impl Daemon {
         if attached.dead().is_none() {
             let device = attached.clone();
             let unmounted = tokio::task::spawn_blocking(move || {
-                device.device.unmount(&device.target, Duration::from_millis(500))
+                device.device.unmount(&device.target, WRITE_BACK, PATIENCE)
             })
             .await;
             match unmounted {
@@ -117,9 +113,18 @@ impl Daemon {
             return;
         }
         tracing::info!(volumes = all.len(), "unmounting");
+        let end = Instant::now() + limit;
         let one = |attached: Arc<Attached>| async move {
             let device = attached.clone();
-            let report = blocking(move || Ok(device.take_down(limit.mul_f32(0.6)))).await;
+            let report = blocking(move || {
+                // Most of the time is for what containers wrote: after it, what still uses the volume is cut off.
+                if let Err(error) = device.device.sync(&device.target, limit.mul_f32(0.6)) {
+                    tracing::warn!(volume = device.name, %error, "not all of it is written back");
+                }
+                let left = end.saturating_duration_since(Instant::now());
+                Ok(device.take_down(left.mul_f32(0.8)))
+            })
+            .await;
             if let Ok(report) = report
                 && !report.is_clean()
             {

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -13,6 +14,9 @@ use super::lifecycle::{bounded, left, waiting};
 use super::{Driver, Remaining, answered, failed, outcome, read, resolve, wire};
 use crate::http::{Answer, detached};
 use crate::service::ServiceError;
+
+/// How long an Unmount may wait for its turn and for the daemon to start. Docker's own limit is about the answer only.
+const UNMOUNT: Duration = Duration::from_secs(600);
 
 impl Driver {
     pub(super) async fn mount(self: Arc<Self>, body: &Bytes) -> Answer {
@@ -85,8 +89,11 @@ impl Driver {
 
     /// Counts down, and unmounts when nobody is left. What is not known is a success: dockerd sends the Unmount of a
     /// container from before a restart, of a Mount that failed, and late ones after it was cut off.
+    ///
+    /// Docker sends it only once, so it goes on beyond the answer's deadline: what were given up here would stay
+    /// mounted for ever.
     async fn release(self: Arc<Self>, name: String, id: String) -> Result<(), ServiceError> {
-        let end = Instant::now() + waiting(self.deadlines.call);
+        let end = Instant::now() + UNMOUNT;
         let _guard = self.lock(&name, "being unmounted", left(end)).await?;
         if self.table.remove(&name, &id) == Remaining::Some {
             return Ok(());

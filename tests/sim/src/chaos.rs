@@ -4,7 +4,7 @@ use bulkhead_engine::geometry::{ByteRange, SECTOR};
 use bulkhead_engine::machine::MemberState;
 use bulkhead_engine::machine::primary::Phase;
 
-use crate::node::{node_of, replica_id};
+use crate::node::node_of;
 use crate::plan::{MS, Mischief, SEC};
 use crate::world::{Ev, World, tell};
 
@@ -23,7 +23,9 @@ impl World {
             }
             Mischief::Pause { node, time } => {
                 let at = &mut self.nodes[node];
-                at.paused_until = at.paused_until.max(now + time);
+                let until = at.paused_until.max(now + time);
+                at.paused += until - at.paused_until.max(now);
+                at.paused_until = until;
             }
             Mischief::CutOneWay { from, to, time } => self.net.cut(from, to, now + time),
             Mischief::CutBothWays { one, other, time } => {
@@ -83,7 +85,7 @@ impl World {
             *other != node
                 && !at.failed
                 && at.kept
-                && self.store.record.is_member(replica_id(*other))
+                && self.store.record.is_member(self.rid(*other))
                 && at.disk.as_ref().is_some_and(|disk| disk.mishap.is_none())
         };
         (0..self.nodes.len()).any(|other| sound(&other))
@@ -123,8 +125,8 @@ impl World {
                 disk.full = false;
             }
             let at = &self.nodes[node];
-            let is_member = self.store.record.is_member(replica_id(node));
-            let in_record = self.store.record.replica(replica_id(node)).is_some();
+            let is_member = self.store.record.is_member(self.rid(node));
+            let in_record = self.store.record.replica(self.rid(node)).is_some();
             if at.failed && at.running && in_record && !is_member && (self.calm || self.rng.chance(20)) {
                 self.replace_replica(node);
             }
@@ -159,7 +161,7 @@ impl World {
         }
         let kept = |node: &usize| {
             let at = &self.nodes[*node];
-            at.kept && !at.failed && self.store.record.is_member(replica_id(*node))
+            at.kept && !at.failed && self.store.record.is_member(self.rid(*node))
         };
         let members: Vec<usize> = (0..self.nodes.len()).filter(kept).collect();
         let Some((&first, others)) = members.split_first() else {

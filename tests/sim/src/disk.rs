@@ -316,7 +316,7 @@ impl Disk {
     fn apply_in_part(&mut self, op: &DiskOp<Sectors>, rng: &mut Rng) {
         let share = rng.pick(&[0, 50, 100]);
         let mut draw = rng.clone();
-        rng.next();
+        rng.draw();
         self.apply(op, |_| draw.chance(share));
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use bulkhead_engine::ids::ReplicaId;
 use bulkhead_engine::machine::{Reply, Request, RequestId};
 
 use crate::disk::Sectors;
@@ -35,7 +36,9 @@ pub struct Conn {
     pub term: u32,
     /// The replica's end.
     pub replica: End,
-    /// Which replica, by its node.
+    /// Which replica the primary means.
+    pub id: ReplicaId,
+    /// Whether the primary's end takes it as open.
     pub open_at_primary: bool,
     /// Whether the replica's end takes it as open.
     pub open_at_replica: bool,

@@ -22,9 +22,9 @@ pub fn node_id(node: usize) -> NodeId {
     NodeId::from_u128(0x1000 + node as u128)
 }
 
-/// The id of the replica on a node.
-pub fn replica_id(node: usize) -> ReplicaId {
-    ReplicaId::from_u128(0x2000 + node as u128)
+/// The id of a replica on a node: the one that takes the place of a failed one has a new id.
+pub fn replica_id(node: usize, generation: u64) -> ReplicaId {
+    ReplicaId::from_u128(u128::from(generation) << 32 | (0x2000 + node as u128))
 }
 
 /// The node of a replica.
@@ -96,6 +96,10 @@ pub struct Node {
     pub disk: Option<Disk>,
     /// The replica, while the process runs.
     pub replica: Option<Replica<Sectors>>,
+    /// Which replica of this node it is.
+    pub generation: u64,
+    /// For how long the process has not run, all in all.
+    pub paused: Ns,
     /// Whether the replica has failed for good.
     pub failed: bool,
     /// The primary, if the volume is attached here.
@@ -129,6 +133,8 @@ impl Node {
             clock_start,
             disk: None,
             replica: None,
+            generation: 0,
+            paused: 0,
             failed: false,
             host: None,
             attach: Attach::Idle,
@@ -156,7 +162,7 @@ impl Node {
         let identity = ReplicaIdentity {
             cluster: CLUSTER,
             volume: VOLUME,
-            replica: replica_id(node),
+            replica: replica_id(node, self.generation),
         };
         let image = MetaImage::fresh(Superblock::fresh(identity, geometry, boot_id(node, self.boot)));
         self.disk = image.encode().ok().map(|file| Disk::new(&file));

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use bulkhead_engine::geometry::{Geometry, SIZE_STEP};
+
 use crate::rng::Rng;
 
 /// Nanoseconds of simulated time.
@@ -155,10 +157,8 @@ pub struct Plan {
     pub replicas: usize,
     /// Whether another replica is added on the way.
     pub added_at: Option<Ns>,
-    /// Chunk size.
-    pub chunk: u64,
-    /// Volume size.
-    pub size: u64,
+    /// The volume's size and division.
+    pub geometry: Geometry,
     /// When the mischief ends and everything is repaired.
     pub calm_at: Ns,
     /// Mean time between operations of a user.
@@ -190,8 +190,8 @@ impl fmt::Display for Plan {
                 " (one more after {:.1} s)",
                 at as f64 / SEC as f64
             )),
-            self.size >> 20,
-            self.chunk >> 10,
+            self.geometry.size() >> 20,
+            self.geometry.chunk_size() >> 10,
             self.calm_at as f64 / SEC as f64,
             self.op_gap as f64 / MS as f64,
         )?;
@@ -274,13 +274,14 @@ impl Plan {
             let what = mischief(kind, nodes, rng);
             entries.push(Entry { at, what });
         }
+        let chunk = rng.pick(&[64 << 10, 512 << 10, 1 << 20, 1 << 20]);
+        let size = rng.pick(&[4, 8, 12, 11, 24, 40]) << 20;
         Self {
             seed,
             nodes,
             replicas,
             added_at: added.then(|| rng.between(SEC, calm_at)),
-            chunk: rng.pick(&[64 << 10, 512 << 10, 1 << 20, 1 << 20]),
-            size: rng.pick(&[4, 8, 12, 11, 24, 40]) << 20,
+            geometry: division(size, chunk),
             calm_at,
             op_gap: rng.pick(&[1, 3, 5, 10, 30]) * MS,
             drift: rng.pick(&[0, 10, 50]),
@@ -304,6 +305,14 @@ impl Plan {
             ..self.clone()
         }
     }
+}
+
+/// A division of the sizes that are drawn here always exists; the smallest one stands in for the compiler.
+fn division(size: u64, chunk: u64) -> Geometry {
+    let Ok(geometry) = Geometry::new(size, chunk, 4 << 20).or_else(|_| Geometry::for_size(SIZE_STEP)) else {
+        unreachable!("a volume of 1 MiB has a division");
+    };
+    geometry
 }
 
 fn mischief(kind: Kind, nodes: usize, rng: &mut Rng) -> Mischief {

@@ -28,6 +28,8 @@ pub struct OpInfo {
     node: usize,
     term: u32,
     at: Ns,
+    /// For how long its node had not run by then.
+    paused: Ns,
     final_read: bool,
 }
 
@@ -76,17 +78,17 @@ impl World {
         match (asker, answer) {
             (Asker::Primary(term), Answer::Record(record, revision)) => {
                 let record = *record;
-                self.to_primary(node, term, Event::Record { record, revision });
+                self.step_primary(node, term, Event::Record { record, revision });
             }
             (Asker::Primary(term), Answer::Swapped(change, outcome)) => {
                 tell!(
                     self,
                     "node {node}: swap {change:?} of primary {term}: {outcome:?}"
                 );
-                self.to_primary(node, term, Event::Swapped { change, outcome });
+                self.step_primary(node, term, Event::Swapped { change, outcome });
             }
             (Asker::Primary(term), Answer::Unreachable) => {
-                self.to_primary(node, term, Event::RecordUnreachable)
+                self.step_primary(node, term, Event::RecordUnreachable)
             }
             (Asker::Attach, answer) => self.attach_answered(node, answer),
             (Asker::Nobody, _) => {}
@@ -198,7 +200,7 @@ impl World {
         for action in out {
             self.primary_action(node, term, action);
         }
-        self.to_primary(node, term, Event::Timer);
+        self.step_primary(node, term, Event::Timer);
     }
 
     /// A primary has said that it serves.
@@ -217,7 +219,9 @@ impl World {
             .collect();
         let here = |&&member: &&usize| {
             let at = &self.nodes[member];
-            at.powered && !at.failed && at.disk.is_some()
+            let member = self.store.record.is_member(self.rid(member));
+            // A primary that is about to learn that it was replaced may count on members that are none.
+            at.powered && !at.failed && at.disk.is_some() && member
         };
         let here: Vec<usize> = members.iter().filter(here).copied().collect();
         let strong = members.iter().any(|&member| self.nodes[member].kept);
@@ -358,13 +362,14 @@ impl World {
             node,
             term,
             at: self.now,
+            paused: self.nodes[node].paused,
             final_read,
         };
         self.ops.insert(id, info);
         if let Some(host) = self.nodes[node].host.as_mut() {
             host.in_flight += 1;
         }
-        self.to_primary(node, term, Event::Submit { id, op });
+        self.step_primary(node, term, Event::Submit { id, op });
     }
 
     pub(crate) fn completed(
@@ -441,7 +446,7 @@ impl World {
         };
         if reason == EndReason::Released && self.store.record.epoch == record.epoch {
             // Best effort: the record says that nobody has it.
-            let mut free = record;
+            let mut free = self.store.record.clone();
             free.primary = None;
             free.change = ChangeId {
                 term: free.epoch,
@@ -466,7 +471,7 @@ impl World {
             let at = &self.nodes[info.node];
             at.running
                 && at.paused_until <= self.now
-                && self.now.saturating_sub(info.at.max(at.started_at)) > bound
+                && self.now.saturating_sub(info.at) > bound + 2 * (at.paused - info.paused)
         };
         self.ops.iter().find(|(_, info)| late(info)).map(|(&id, _)| id)
     }

@@ -189,8 +189,7 @@ impl World {
     /// The run of a plan.
     pub fn new(plan: Plan, tracing: bool) -> Self {
         let mut clocks = Rng::new(plan.seed, 2);
-        let geometry =
-            Geometry::new(plan.size, plan.chunk, 4 << 20).unwrap_or_else(|error| panic!("{error}"));
+        let geometry = plan.geometry;
         let nodes = (0..plan.nodes)
             .map(|_| {
                 Node::new(
@@ -201,7 +200,7 @@ impl World {
             .collect();
         let replicas = (0..plan.replicas)
             .map(|node| RecordReplica {
-                id: replica_id(node),
+                id: replica_id(node, 0),
                 node: node_id(node),
                 state: MemberState::Member,
             })
@@ -360,8 +359,8 @@ impl World {
 
     fn node_event(&mut self, node: usize, event: NodeEv) {
         match event {
-            NodeEv::ReplicaTimer => self.to_replica(node, replica::Event::Timer),
-            NodeEv::PrimaryTimer(term) => self.to_primary(node, term, primary::Event::Timer),
+            NodeEv::ReplicaTimer => self.step_replica(node, replica::Event::Timer),
+            NodeEv::PrimaryTimer(term) => self.step_primary(node, term, primary::Event::Timer),
             NodeEv::Disk(id) => self.disk_done(node, id),
             NodeEv::Connect(term, replica, answered) => self.connected(node, term, replica, answered),
             NodeEv::Store(asker, ask, answer) => {
@@ -372,20 +371,20 @@ impl World {
             NodeEv::Watch(record, revision) => {
                 if let Some(term) = self.nodes[node].host.as_ref().map(|host| host.term) {
                     let record = *record;
-                    self.to_primary(node, term, primary::Event::Watched { record, revision });
+                    self.step_primary(node, term, primary::Event::Watched { record, revision });
                 }
             }
             NodeEv::Op(term) => self.work(node, term),
             NodeEv::Release => {
                 if let Some(term) = self.nodes[node].host.as_ref().map(|host| host.term) {
                     tell!(self, "node {node}: release asked for");
-                    self.to_primary(node, term, primary::Event::Release);
+                    self.step_primary(node, term, primary::Event::Release);
                 }
             }
         }
     }
 
-    pub(crate) fn to_replica(&mut self, node: usize, event: replica::Event<Sectors>) {
+    pub(crate) fn step_replica(&mut self, node: usize, event: replica::Event<Sectors>) {
         let now = self.now;
         let at = &mut self.nodes[node];
         let clock = at.clock(now);
@@ -473,7 +472,7 @@ impl World {
         }
         // A kill between a failed sync and the note of it is beyond what is promised (docs/replication.md).
         let noted = self.nodes[node].failed && result.is_ok() && self.nodes[node].kill_on_error;
-        self.to_replica(node, replica::Event::Disk { id, result });
+        self.step_replica(node, replica::Event::Disk { id, result });
         if noted
             && self.nodes[node]
                 .replica
@@ -485,7 +484,7 @@ impl World {
         }
     }
 
-    pub(crate) fn to_primary(&mut self, node: usize, term: u32, event: primary::Event<Sectors>) {
+    pub(crate) fn step_primary(&mut self, node: usize, term: u32, event: primary::Event<Sectors>) {
         let now = self.now;
         let at = &mut self.nodes[node];
         let clock = at.clock(now);
@@ -582,7 +581,7 @@ impl World {
         }
         if !reached || !serves || !first {
             let session = None;
-            self.to_primary(node, term, primary::Event::Unlinked { replica, session });
+            self.step_primary(node, term, primary::Event::Unlinked { replica, session });
             return;
         }
         let session = SessionId(self.net.conns.len() as u64);
@@ -596,6 +595,7 @@ impl World {
                 node: other,
                 process: at.process,
             },
+            id: replica,
             open_at_primary: true,
             open_at_replica: true,
             requests: Default::default(),
@@ -605,7 +605,7 @@ impl World {
             self,
             "node {node}: primary {term} is linked to the replica on node {other} by {session:?}"
         );
-        self.to_primary(node, term, primary::Event::Linked { replica, session });
+        self.step_primary(node, term, primary::Event::Linked { replica, session });
     }
 
     /// The primary has closed a connection: what was sent before may still arrive, late or in part, and the other end may
@@ -645,7 +645,7 @@ impl World {
     /// An end learns that the connection is gone.
     fn closed(&mut self, conn: usize, way: Way) {
         let at = &mut self.net.conns[conn];
-        let (primary, replica, term) = (at.primary, at.replica, at.term);
+        let (primary, replica, term, id) = (at.primary, at.replica, at.term, at.id);
         let (from, to) = match way {
             Way::Out => (primary.node, replica.node),
             Way::Back => (replica.node, primary.node),
@@ -659,15 +659,15 @@ impl World {
             Way::Out if std::mem::take(&mut at.open_at_replica) => {
                 let node = &self.nodes[replica.node];
                 if node.process == replica.process && node.running {
-                    self.to_replica(replica.node, replica::Event::Closed { session });
+                    self.step_replica(replica.node, replica::Event::Closed { session });
                 }
             }
             Way::Back if std::mem::take(&mut at.open_at_primary) => {
                 let node = &self.nodes[primary.node];
                 if node.process == primary.process && node.running {
-                    let replica = replica_id(replica.node);
+                    let replica = id;
                     let session = Some(session);
-                    self.to_primary(primary.node, term, primary::Event::Unlinked { replica, session });
+                    self.step_primary(primary.node, term, primary::Event::Unlinked { replica, session });
                 }
             }
             _ => {}
@@ -704,7 +704,7 @@ impl World {
             }
             if let Some((_, id, request)) = self.net.conns[conn].requests.pop_front() {
                 let session = SessionId(conn as u64);
-                self.to_replica(to.node, replica::Event::Request { session, id, request });
+                self.step_replica(to.node, replica::Event::Request { session, id, request });
             }
         }
     }
@@ -719,7 +719,7 @@ impl World {
                 self.at(arrival, Ev::Pump(conn, Way::Back));
                 return;
             }
-            let (from, to, term) = (at.replica.node, at.primary, at.term);
+            let (from, to, term, id_of) = (at.replica.node, at.primary, at.term, at.id);
             if !self.net.passes(from, to.node, self.now) {
                 self.at(self.now + 15 * MS, Ev::Pump(conn, Way::Back));
                 return;
@@ -735,12 +735,12 @@ impl World {
             }
             if let Some((_, id, reply)) = self.net.conns[conn].replies.pop_front() {
                 let event = primary::Event::Reply {
-                    replica: replica_id(from),
+                    replica: id_of,
                     session: SessionId(conn as u64),
                     id,
                     reply,
                 };
-                self.to_primary(to.node, term, event);
+                self.step_primary(to.node, term, event);
             }
         }
     }
@@ -812,7 +812,7 @@ impl World {
             self.violate("the record has no member any more: the last one was removed".to_owned());
         }
         for node in 0..self.nodes.len() {
-            let id = replica_id(node);
+            let id = self.rid(node);
             let at = &mut self.nodes[node];
             match (before.is_member(id), self.store.record.is_member(id)) {
                 (true, false) => at.kept = false,
@@ -839,7 +839,7 @@ impl World {
     /// The process of a node starts, with power if it had none.
     pub(crate) fn start(&mut self, node: usize) {
         let (now, faults, geometry) = (self.now, self.faults(), self.geometry);
-        let salt = self.rng.next() >> 32;
+        let salt = self.rng.draw() >> 32;
         let at = &mut self.nodes[node];
         if at.running {
             return;
@@ -870,7 +870,8 @@ impl World {
 
     /// The process of a node dies; without power what its disk had not been told to keep is gone too.
     pub(crate) fn kill(&mut self, node: usize, down: Ns, power: bool) {
-        if !self.nodes[node].running && !(power && self.nodes[node].powered) {
+        let at = &self.nodes[node];
+        if !(at.running || power && at.powered) {
             return;
         }
         tell!(
@@ -947,14 +948,31 @@ impl World {
                 self.at(now + MS, Ev::Closed(conn, Way::Back));
             }
         }
-        self.rng.next();
-        let salt = self.rng.next() >> 32;
+        self.rng.draw();
+        let salt = self.rng.draw() >> 32;
         let at = &mut self.nodes[node];
+        let old = replica_id(node, at.generation);
+        at.generation += 1;
+        let id = replica_id(node, at.generation);
         at.create_replica(node, geometry);
         at.lost_at = 0;
         if let Err(error) = at.load_replica(node, &self.plan, &geometry, now, faults, salt) {
             self.violate(error);
         }
+        let before = self.store.record.clone();
+        let mut record = before.clone();
+        for replica in record.replicas.iter_mut().filter(|replica| replica.id == old) {
+            replica.id = id;
+            replica.state = MemberState::Stale(Tick::ZERO);
+            self.store.revision = Revision(self.store.revision.0 + 1);
+        }
+        self.store.record = record;
+        self.record_changed(&before);
+    }
+
+    /// The id of the replica that is on a node now.
+    pub(crate) fn rid(&self, node: usize) -> ReplicaId {
+        replica_id(node, self.nodes[node].generation)
     }
 
     fn add_replica(&mut self) {
@@ -970,7 +988,7 @@ impl World {
         let before = self.store.record.clone();
         let mut record = before.clone();
         record.replicas.push(RecordReplica {
-            id: replica_id(node),
+            id: self.rid(node),
             node: node_id(node),
             state: MemberState::Stale(Tick::ZERO),
         });

@@ -37,5 +37,14 @@ pub(crate) fn grow(fs: FsKind, device: &Path, target: &Path, limit: Duration) ->
             ],
         ),
     };
-    program.run_ok(&args, limit).map(drop)
+    let ended = program.run(&args, limit)?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    if fs == FsKind::Ext4 && ended.stderr.contains("Permission denied") {
+        return Err(HostError::GrowNotAllowed {
+            device: device.into(),
+        });
+    }
+    Err(program.failed(&ended))
 }

@@ -170,6 +170,10 @@ impl MountOptions {
         if fs == FsKind::Xfs && !data.contains(&"nouuid") {
             data.push("nouuid");
         }
+        // A file system that could not write its metadata must not go on as if it had.
+        if fs == FsKind::Ext4 && !data.iter().any(|option| option.starts_with("errors=")) {
+            data.push("errors=remount-ro");
+        }
         Ok(Self {
             flags,
             data: data.join(","),
@@ -239,7 +243,7 @@ mod tests {
     fn flags_and_data_are_told_apart() -> Result<(), HostError> {
         let options = MountOptions::parse(FsKind::Ext4, "defaults,noatime, discard,commit=30,ro,rw")?;
         assert_eq!(options.flags, MsFlags::MS_NOATIME);
-        assert_eq!(options.data, "discard,commit=30");
+        assert_eq!(options.data, "discard,commit=30,errors=remount-ro");
         assert_eq!(MountOptions::parse(FsKind::Xfs, "")?.data, "nouuid");
         Ok(())
     }

@@ -111,10 +111,10 @@ impl<P: Payload> Primary<P> {
             return;
         };
         match outcome {
-            SwapOutcome::Applied(revision) => self.change_applied(revision, out),
+            SwapOutcome::Applied(revision) => self.change_applied(revision, None, out),
             SwapOutcome::Unknown if self.config.faults.has(Fault::LostSwapAssumed) => {
                 let revision = Revision(self.lane.revision.0 + 1);
-                self.change_applied(revision, out);
+                self.change_applied(revision, None, out);
             }
             SwapOutcome::Unknown => pending.retry_at = Some(now + self.config.retry),
             SwapOutcome::Conflict => {
@@ -132,7 +132,8 @@ impl<P: Payload> Primary<P> {
             .as_ref()
             .is_some_and(|pending| pending.id == record.change)
         {
-            self.change_applied(revision, out);
+            // What was added to it since is part of it.
+            self.change_applied(revision, Some(record), out);
             return;
         }
         if revision <= self.lane.revision {
@@ -152,20 +153,31 @@ impl<P: Payload> Primary<P> {
         self.lane.revision = revision;
         self.lane.record = record;
         self.add_peers();
-        if let Some(pending) = self.lane.pending.take() {
-            self.change(pending.change, out);
-            if let Some(again) = &mut self.lane.pending {
-                again.since = pending.since;
+        let Some(pending) = self.lane.pending.take() else {
+            return;
+        };
+        // The record has moved on, so the change as it was sent cannot be applied any more. A replica that has failed, or
+        // was replaced by another, does not join after all.
+        if let Change::Join(peer) | Change::BeginRebuild(peer) = pending.change {
+            let at = &self.peers[peer];
+            if at.condemned.is_some() || self.lane.record.replica(at.id).is_none() {
+                self.drop_rebuild(peer, out);
+                return;
             }
+        }
+        self.change(pending.change, out);
+        if let Some(again) = &mut self.lane.pending {
+            again.since = pending.since;
         }
     }
 
-    fn change_applied(&mut self, revision: Revision, out: &mut Vec<Action<P>>) {
+    fn change_applied(&mut self, revision: Revision, record: Option<Record>, out: &mut Vec<Action<P>>) {
         let Some(pending) = self.lane.pending.take() else {
             return;
         };
         self.lane.revision = revision;
-        self.lane.record = pending.record;
+        self.lane.record = record.unwrap_or(pending.record);
+        self.add_peers();
         match pending.change {
             Change::Remove(peers) => self.removed(peers, out),
             Change::BeginRebuild(peer) => self.rebuild_recorded(peer, out),
