@@ -30,7 +30,15 @@ if systemd_runs && systemctl cat docker.service >/dev/null 2>&1; then
     exit 0
 fi
 
-# No systemd: dockerd runs in the background. Not every kernel has all that its bridge and its layers want.
+# No systemd: what dockerd leaves of its network is for `make down` to take away, if there was none before.
+if ! [ -e /sys/class/net/docker0 ]; then
+    {
+        echo "policy=$(iptables -S FORWARD 2>/dev/null | sed -n 's/^-P FORWARD //p')"
+        echo "forward=$(cat /proc/sys/net/ipv4/ip_forward)"
+    } >"$state/docker.network"
+fi
+
+# dockerd runs in the background. Not every kernel has all that its bridge and its layers want.
 start() {
     : >"$log"
     setsid nohup dockerd -H "unix://$DOCKER_SOCKET" "$@" >>"$log" 2>&1 </dev/null &

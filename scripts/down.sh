@@ -20,6 +20,26 @@ users() {
 
 docker_is_ours() { [ -e "$state/dockerd.pid" ] || [ -e "$state/docker.systemd" ]; }
 
+# A dockerd that ends leaves its bridge, its rules and its settings in place.
+forget_network() {
+    [ -e "$state/docker.network" ] || return 0
+    local policy forward table
+    policy=$(sed -n 's/^policy=//p' "$state/docker.network")
+    forward=$(sed -n 's/^forward=//p' "$state/docker.network")
+    ip link delete docker0 2>/dev/null || true
+    for table in filter nat; do
+        iptables -t "$table" -S 2>/dev/null | sed -nE '/-j DOCKER|docker0/s/^-A/-D/p' | while read -r rule; do
+            # shellcheck disable=SC2086 # a rule is many words
+            iptables -t "$table" $rule
+        done
+        chains "$table" | xargs -r -n 1 iptables -t "$table" -F
+        chains "$table" | xargs -r -n 1 iptables -t "$table" -X
+    done
+    [ -z "$policy" ] || iptables -P FORWARD "$policy"
+    echo "$forward" >/proc/sys/net/ipv4/ip_forward
+}
+chains() { iptables -t "$1" -S 2>/dev/null | sed -n 's/^-N \(DOCKER.*\)/\1/p'; }
+
 if ! [ -d "$state" ] && ! { [ -n "$purge" ] && [ -e "$data/.made-by-make-up" ]; }; then
     say "Nothing to do: make up has started nothing since the last boot"
     exit 0
@@ -47,6 +67,7 @@ if [ -e "$state/docker.systemd" ]; then
 elif alive "$state/dockerd.pid" dockerd; then
     say "Stopping Docker"
     stop_process "$state/dockerd.pid" dockerd 60
+    forget_network
 fi
 if alive "$state/bulkhead.pid" bulkhead; then
     say "Stopping the daemon"
@@ -55,10 +76,9 @@ fi
 if [ -n "$purge" ]; then
     if [ -e "$data/.made-by-make-up" ]; then
         say "Removing the data in $data"
-        if findmnt --list --noheadings --output TARGET | grep -q "^$data/"; then
-            die "something is still mounted below $data" "$(findmnt --list --noheadings --output TARGET | grep "^$data/")"
-        fi
-        rm -rf "$data"
+        mounted=$(findmnt --list --noheadings --output TARGET | grep -E "^($data|/run/bulkhead)/" || true)
+        [ -z "$mounted" ] || die "something is still mounted below $data" "$mounted"
+        rm -rf "$data" /run/bulkhead
     else
         note "$data was there before make up and stays"
     fi

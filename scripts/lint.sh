@@ -13,6 +13,13 @@ if command -v shellcheck >/dev/null; then
 else
     note "shellcheck is not installed: skipped"
 fi
+say "Links between pages"
+broken=$(git ls-files '*.md' | while read -r page; do
+    { grep -oE '\]\([^):# ]+' "$page" || true; } | cut -c 3- | grep -v '^https*$' | while read -r link; do
+        [ -e "$(dirname "$page")/$link" ] || echo "$page: $link"
+    done
+done)
+[ -z "$broken" ] || die "these links lead nowhere:" "$broken"
 say "Clippy"
 cargo clippy --quiet --workspace --all-targets -- --deny warnings
 say "Documentation"

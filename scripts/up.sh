@@ -83,9 +83,10 @@ show() {
 
 scripts/deps.sh run
 install -d -m 0755 "$state"
-scripts/docker.sh "$state"
+# The daemon first: dockerd asks for every volume that it knows when it starts, and waits 15 s where nobody answers.
 start_daemon
 add_pool
+scripts/docker.sh "$state"
 show
 say "Bulkhead is up. Next:"
 note "docker volume create -d bulkhead -o size=2G mydata"

@@ -7,12 +7,12 @@ use std::time::Duration;
 fn up_can_be_repeated_and_down_undoes_it() {
     let _alone = node::alone().unwrap();
     let host = Host::start("up").unwrap();
-    // As on a machine that has never had a daemon.
-    host.sh("umount /var/lib/bulkhead /var/lib/docker; rmdir /var/lib/bulkhead; mkdir -p /disk")
+    // As on a machine that has never had a daemon: what the host has of its own for it is taken away again.
+    host.sh("umount /var/lib/bulkhead; rmdir /var/lib/bulkhead")
         .run()
         .unwrap();
-    let disk = host.dir().join("disk");
-    let before = host.leaks().unwrap();
+    let rules = "iptables -S; iptables -t nat -S; cat /proc/sys/net/ipv4/ip_forward; ls /sys/class/net /run";
+    let (before, rules_before) = (host.leaks().unwrap(), host.sh(rules).run().unwrap());
     let script = |name: &str, variables: &str| {
         let (top, binary) = (programs::workspace().unwrap(), programs::bulkhead().unwrap());
         let line = format!(
@@ -21,17 +21,6 @@ fn up_can_be_repeated_and_down_undoes_it() {
             binary.display()
         );
         host.sh(&line).within(Duration::from_secs(180)).run().unwrap()
-    };
-    // Image layers cannot lie on the host's root, which is itself made of layers.
-    host.sh(&format!(
-        "mkdir -p /var/lib/docker; mount --bind {}/docker /var/lib/docker",
-        disk.display()
-    ))
-    .run()
-    .unwrap();
-    let before = {
-        let _ = before;
-        host.leaks().unwrap()
     };
 
     let first = script("up", "");
@@ -77,11 +66,14 @@ fn up_can_be_repeated_and_down_undoes_it() {
         .run()
         .unwrap();
     script("down", "PURGE=1");
+    assert!(
+        !host.outside("/var/lib/bulkhead").exists(),
+        "the data is still there"
+    );
+    let rules_after = host.sh(rules).run().unwrap();
     assert_eq!(
-        host.sh("ls -d /var/lib/bulkhead /run/bulkhead-up 2>/dev/null || true")
-            .run()
-            .unwrap(),
-        ""
+        rules_after.replace("docker\n", "").replace("containerd\n", ""),
+        rules_before
     );
     before.await_same(&host, Duration::from_secs(10)).unwrap();
     assert!(script("down", "").contains("Nothing to do"));
