@@ -15,7 +15,7 @@ else
 fi
 say "Links between pages"
 broken=$(git ls-files '*.md' | while read -r page; do
-    { grep -oE '\]\([^):# ]+' "$page" || true; } | cut -c 3- | grep -v '^https*$' | while read -r link; do
+    { grep -oE '\]\([^):# ]+' "$page" || true; } | cut -c 3- | { grep -v '^https*$' || true; } | while read -r link; do
         [ -e "$(dirname "$page")/$link" ] || echo "$page: $link"
     done
 done)
