@@ -170,7 +170,12 @@ impl Attachment {
     pub fn unmount(&self, target: &Path, limit: Duration, busy: Duration) -> Result<(), HostError> {
         // First, and with a bound of its own: an unmount takes the mount away at once and writes back afterwards, so
         // that a slow one would look like one that is done.
-        self.sync(target, limit)?;
+        match self.sync(target, limit) {
+            Err(error @ HostError::TimedOut { .. }) => return Err(error),
+            // What the device refuses, as in a full pool, it would refuse for ever.
+            Err(error) => tracing::warn!(%error, "not all of it could be written back"),
+            Ok(()) => {}
+        }
         self.with_device(|device| {
             let deadline = Deadline::within(busy);
             mounts::unmount(target, busy)?;
