@@ -8,7 +8,7 @@ need_root test
 
 scripts/deps.sh build run test
 scripts/lint.sh
-say "Building the tests"
+say "Building the tests, and the binary that they run"
 cargo test --quiet --workspace --no-run
 # Built with the tests, so that they need not look whether it is the newest.
 export LAB_BULKHEAD=$PWD/target/debug/bulkhead

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`ids`], [`geometry`] | identities, epochs and ticks; byte ranges, chunks and regions |
 //! | [`io`] | aligned buffers, and a block request as a front end makes it |
-//! | [`format`] | superblock, intent and stamps: bytes to structs and back |
+//! | [`mod@format`] | superblock, intent and stamps: bytes to structs and back |
 //! | [`machine`] | the pure state machines: every rule of docs/replication.md |
 //! | [`wire`] | the machine's words, frames and the handshake between a primary and a replica as bytes |
 //! | [`disk`] | the files of a replica |

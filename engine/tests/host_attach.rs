@@ -5,9 +5,12 @@ mod host_support;
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use bulkhead_engine::host::{Attachment, FsKind, HostError, MkfsSpec, MountOptions};
+use bulkhead_engine::host::{AttachOptions, Attachment, FsKind, HostError, MkfsSpec, MountOptions};
+use bulkhead_engine::io::{BlockDevice, BlockOp, Completion};
 use host_support::{Bench, FileDevice, Outcome, eventually, run};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -54,6 +57,53 @@ fn a_file_written_before_a_detach_is_there_after_the_next_attach() -> Outcome {
         drop(attachment);
         assert_eq!(bench.traces()?, [""; 0], "{fs}");
     }
+    Ok(())
+}
+
+/// A device that takes a while for each write, as one behind a busy disk does.
+struct Slow(Arc<FileDevice>);
+
+impl BlockDevice for Slow {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn submit(&self, op: BlockOp, done: Completion) {
+        if let BlockOp::Write { data, .. } = &op {
+            let speed = 8 * MIB;
+            thread::sleep(Duration::from_micros(data.len() as u64 * 1_000_000 / speed));
+        }
+        self.0.submit(op, done);
+    }
+}
+
+#[test]
+fn what_takes_long_to_write_back_is_there_after_an_unmount_in_good_order() -> Outcome {
+    let bench = Bench::new()?;
+    let target = bench.target();
+    let attach = || -> Outcome<Attachment> {
+        let device = Arc::new(Slow(FileDevice::open(&bench.data(), 400 * MIB)?));
+        let options = AttachOptions::default();
+        Ok(Attachment::attach(&bench.dirs, bench.volume, device, options)?)
+    };
+    let attachment = attach()?;
+    mkfs(&attachment, FsKind::Ext4)?;
+    attachment.mount(&target, FsKind::Ext4, &options(FsKind::Ext4)?)?;
+    let content: Vec<u8> = (0..64 * MIB).map(|at| (at / 4096 + at % 251) as u8).collect();
+    fs::write(target.join("large"), &content)?;
+    // Within what is allowed for a busy mount it cannot be written back, and that must not be taken for the end.
+    let early = attachment.unmount(&target, Duration::from_millis(200), Duration::from_millis(200));
+    assert!(matches!(early, Err(HostError::TimedOut { .. })), "{early:?}");
+    attachment.unmount(&target, Duration::from_secs(120), Duration::from_millis(500))?;
+    detach(&attachment);
+
+    let attachment = attach()?;
+    attachment.mount(&target, FsKind::Ext4, &options(FsKind::Ext4)?)?;
+    assert!(
+        fs::read(target.join("large"))? == content,
+        "what was written is not there"
+    );
+    detach(&attachment);
     Ok(())
 }
 

@@ -318,6 +318,56 @@ fn a_block_device_becomes_a_pool_unless_it_is_in_use() -> Outcome {
 }
 
 #[test]
+fn a_copy_of_a_pools_disk_is_never_taken_for_it() -> Outcome {
+    let home = Home::new()?;
+    let device = |name: &str| -> Outcome<LoopDevice> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(home.path(name))?;
+        file.set_len(SIZE)?;
+        let options = LoopOptions {
+            tag: format!("a-disk-{name}"),
+            block_size: 512,
+            autoclear: true,
+        };
+        Ok(LoopDevice::attach(&file, &options)?)
+    };
+    let disk = device("disk")?;
+    let pools = home.open()?;
+    let made = pools.add(&spec_of(disk.path()))?;
+    assert!(pools.close().is_empty());
+    fs::copy(home.path("disk"), home.path("copy"))?;
+    let copy = device("copy")?;
+    let pools = home.open()?;
+    let PoolState::Failed { reason } = pools.get(made.id)?.state else {
+        return Err("one of the two was taken".into());
+    };
+    assert!(reason.contains("one is a copy"), "{reason}");
+    assert!(copy.detach(std::time::Duration::from_secs(5))?);
+    assert_eq!(pools.retry(made.id)?.state, PoolState::Ready);
+    assert!(pools.close().is_empty());
+    assert!(disk.detach(std::time::Duration::from_secs(5))?);
+    home.assert_nothing_left()
+}
+
+#[test]
+fn a_file_with_data_that_no_probe_knows_is_not_touched() -> Outcome {
+    let home = Home::new()?;
+    let pools = home.open()?;
+    let dump = home.path("dump.sql");
+    fs::write(&dump, "-- a database dump\n".repeat(4 << 20))?;
+    File::options().write(true).open(&dump)?.set_len(SIZE)?;
+    let before = fs::read(&dump)?;
+    let said = refused(pools.add(&spec_of(&dump)));
+    assert!(said.contains("a file with data in it"), "{said}");
+    assert!(fs::read(&dump)? == before, "something was written");
+    home.assert_nothing_left()
+}
+
+#[test]
 fn a_pool_that_is_not_there_is_reported_and_comes_back() -> Outcome {
     let home = Home::new()?;
     let pools = home.open()?;

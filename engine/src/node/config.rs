@@ -9,7 +9,7 @@ use crate::ids::{Epoch, NodeId, VolumeId};
 use crate::machine::FaultSet;
 use crate::machine::primary::EndReason;
 
-/// Called once when a volume ends other than by [`Volume::close`], so that it can be unmounted. Must not block.
+/// Called once when a volume ends other than by [`super::Volume::close`], so that it can be unmounted. Must not block.
 pub type OnEnded = Box<dyn Fn(VolumeId, EndReason) + Send + Sync>;
 
 /// How a volume is opened on this node.

@@ -193,10 +193,11 @@ fn creations_and_deletions_that_a_kill_cut_short_are_undone() {
             .collect();
         std::thread::sleep(Duration::from_millis(7 + 13 * round));
         node.kill();
+        // Before the creators are waited for: a dead daemon may hold their connections until the next one is there.
+        node.start();
         for creator in creators {
             creator.join().expect("it only loses its connection");
         }
-        node.start();
         // What is there now is whole: mountable, removable; nothing is in between.
         for name in docker.list() {
             let volume = node.json(&["volume", "inspect", &name]);

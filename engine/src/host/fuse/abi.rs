@@ -45,6 +45,7 @@ pub const INIT_EXT: u64 = 1 << 30;
 pub const HAS_RESEND: u64 = 1 << 39;
 
 pub const FOPEN_DIRECT_IO: u32 = 1 << 0;
+pub const FOPEN_NOFLUSH: u32 = 1 << 5;
 pub const FOPEN_PARALLEL_DIRECT_WRITES: u32 = 1 << 6;
 
 pub const FATTR_SIZE: u32 = 1 << 3;
