@@ -3,7 +3,7 @@
 //! It owns the answer to "whose is this loop device", for loop devices are shared by the whole machine. It must never detach
 //! or remove what is not the given host's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
@@ -50,11 +50,20 @@ impl Census {
         for mount in mounts(pid)? {
             all.insert(format!("mount {} on {}", mount.kind, mount.point));
         }
-        all.extend(
-            loops_of(pid, host.dir())?
-                .iter()
-                .map(|l| format!("loop device {} on {:?}", l.name, l.file)),
-        );
+        // The nth on a file of this name: a device's number, and the path as the kernel tells it, change when the daemon is
+        // started again.
+        let mut files: BTreeMap<String, u32> = BTreeMap::new();
+        for l in loops_of(pid, host.dir())? {
+            let path = l.file.unwrap_or_default();
+            let nth = files
+                .entry(path.rsplit('/').next().unwrap_or_default().to_owned())
+                .or_default();
+            *nth += 1;
+            all.insert(format!(
+                "loop device, number {nth} on a file {}",
+                path.rsplit('/').next().unwrap_or_default()
+            ));
+        }
         Ok(Self(all))
     }
 

@@ -36,7 +36,7 @@ fn a_host_is_apart_and_ends_without_a_trace() {
     for part in [
         "process sleep sleep 600",
         "mount ext4 on /tmp/m",
-        "loop device /dev/loop",
+        "loop device, number 1 on a file disk",
     ] {
         assert!(found.contains(part), "{part} is not in\n{found}");
     }
