@@ -13,13 +13,14 @@ use bulkhead_cluster::volumes::{VolumeError, Volumes};
 use bulkhead_engine::format::ReplicaIdentity;
 use bulkhead_engine::host::{HostDirs, clean_stale};
 use bulkhead_engine::ids::{ClusterId, NodeId, VolumeId};
-use bulkhead_engine::node::Node;
+use bulkhead_engine::node::{Node, NodeConfig};
 use bulkhead_engine::pool::PoolOwner;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::attach::Attached;
 use super::catalog::Catalog;
+use super::engine::Places;
 use super::pools::Pools;
 use super::{membership, reconcile};
 use crate::config::Config;
@@ -39,6 +40,7 @@ pub(super) struct Daemon {
     pub(super) volumes: Volumes,
     pub(super) catalog: Arc<Catalog>,
     pub(super) engine: Arc<Node>,
+    pub(super) places: Arc<Places>,
     pub(super) dirs: HostDirs,
     pub(super) pools: Pools,
     pub(super) locks: NameLocks,
@@ -76,6 +78,8 @@ impl Daemon {
         step("reading the volumes");
         let (catalog, watcher) = Catalog::load(store.clone()).await;
         let (ended, endings) = mpsc::unbounded_channel();
+        let places = Arc::<Places>::default();
+        let engine = NodeConfig::new(cluster, node, places.clone());
         let daemon = Arc::new(Self {
             node,
             node_name,
@@ -83,7 +87,8 @@ impl Daemon {
             volumes: Volumes::new(store.clone()),
             store,
             catalog: catalog.clone(),
-            engine: Node::start().context("the engine cannot start")?,
+            engine: Node::start(engine).context("the engine cannot start")?,
+            places,
             dirs,
             pools,
             locks: NameLocks::default(),
