@@ -6,6 +6,7 @@ mod context;
 mod create;
 mod delete;
 mod dockerd;
+mod engine;
 mod identity;
 mod instance;
 mod membership;
