@@ -105,6 +105,7 @@ impl Daemon {
             }
             self.detach(&attached).await;
         }
+        self.membership.require().await?;
         let volume = self.find(name).await?;
         if volume.state != VolumeState::Ready {
             return Err(ServiceError::Busy(format!(
@@ -147,7 +148,7 @@ impl Daemon {
             .await
             .map_err(|error| volume_failed(&error))?;
         let volume = found.ok_or_else(|| ServiceError::NotFound(name.to_owned()))?;
-        self.catalog.note(&volume);
+        self.catalogue.note(&volume);
         Ok(volume)
     }
 
@@ -162,7 +163,7 @@ impl Daemon {
         loop {
             match self.volumes.attach(volume.id, wish).await {
                 Ok(held) => {
-                    self.catalog.note(&held);
+                    self.catalogue.note(&held);
                     return Ok(held);
                 }
                 Err(VolumeError::Attached { .. }) if Instant::now() + LOOK < end => {
@@ -179,7 +180,7 @@ impl Daemon {
     /// Gives the record back. If the store is away, the next look at the records does it.
     pub(super) async fn release_record(&self, id: VolumeId, name: &str, attachment: ChangeId) {
         match self.volumes.release(id, self.node, Some(attachment)).await {
-            Ok(Some(volume)) => self.catalog.note(&volume),
+            Ok(Some(volume)) => self.catalogue.note(&volume),
             Ok(None) => {}
             Err(error) => tracing::warn!(volume = name, %error, "it is not released in the store yet"),
         }

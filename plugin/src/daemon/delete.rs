@@ -43,7 +43,7 @@ impl Daemon {
             .begin_delete_of(volume.id, self.node)
             .await
             .map_err(|error| volume_failed(&error))?;
-        self.catalog.note(&going);
+        self.catalogue.note(&going);
         self.finish_delete(&going).await?;
         self.failures.lock().remove(&going.id);
         tracing::info!(volume = name, "deleted");

@@ -96,11 +96,11 @@ impl Daemon {
         }
     }
 
-    fn name_of(&self, node: bulkhead_engine::ids::NodeId) -> String {
+    pub(super) fn name_of(&self, node: bulkhead_engine::ids::NodeId) -> String {
         if node == self.node {
             self.node_name.clone()
         } else {
-            node.to_string()
+            self.catalogue.read(|contents| contents.node_name(node))
         }
     }
 
