@@ -36,10 +36,7 @@ mod tests {
 
     #[test]
     fn what_is_alike_is_suggested() {
-        assert_eq!(
-            nearest("replicatd", ["plain", "replicated"]),
-            Some("replicated")
-        );
+        assert_eq!(nearest("replicatd", ["plain", "replicated"]), Some("replicated"));
         assert_eq!(nearest("Plain", ["plain", "replicated"]), Some("plain"));
         assert_eq!(nearest("gold", ["plain", "replicated"]), None);
         assert_eq!(nearest("x", []), None);

@@ -15,7 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn list(inner: &Inner) -> Result<Vec<Member>, StoreError> {
     let listed = inner
-        .read("member list", |mut client| async move { client.member_list().await })
+        .read(
+            "member list",
+            |mut client| async move { client.member_list().await },
+        )
         .await?;
     let asked = listed.members().iter().map(|member| async move {
         let address = member.client_urls().first().cloned().unwrap_or_default();

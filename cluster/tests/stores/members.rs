@@ -18,15 +18,22 @@ async fn store(url: &str) -> Arc<dyn Store> {
 
 /// Three of which one leads, all well; then one is lost, which is no news to the others.
 async fn all_and_then_one_less(store: &dyn Store, leader: usize, lose: impl AsyncFnOnce(usize)) {
-    let names = |members: &[Member]| -> Vec<String> {
-        members.iter().map(|member| member.name.clone()).collect()
-    };
+    let names =
+        |members: &[Member]| -> Vec<String> { members.iter().map(|member| member.name.clone()).collect() };
     let members = store.members().await.unwrap();
     assert_eq!(names(&members), ["m0", "m1", "m2"]);
     for (n, member) in members.iter().enumerate() {
         assert_eq!(member.leader, n == leader, "{members:?}");
-        assert!(member.trouble.is_none() && !member.address.is_empty(), "{member:?}");
-        assert!(member.version.as_ref().is_some_and(|version| version.contains('.')));
+        assert!(
+            member.trouble.is_none() && !member.address.is_empty(),
+            "{member:?}"
+        );
+        assert!(
+            member
+                .version
+                .as_ref()
+                .is_some_and(|version| version.contains('.'))
+        );
     }
     assert!(store.access().answering().is_some());
 

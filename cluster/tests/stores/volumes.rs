@@ -75,6 +75,7 @@ async fn live(store: &dyn Store, id: u128) -> bulkhead_cluster::store::LeaseId {
         incarnation: Incarnation::from_u128(id),
         clock: Timestamp::now(),
         condition: NodeCondition::Ok,
+        since: Timestamp::now(),
         extra: Extra::new(),
     };
     store

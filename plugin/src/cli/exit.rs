@@ -23,7 +23,7 @@ pub enum Code {
     Unreachable = 3,
     /// No such thing.
     NotFound = 4,
-    /// `status` found something wrong.
+    /// A status found something wrong.
     Unhealthy = 5,
     /// Refused.
     Refused = 6,
@@ -48,8 +48,8 @@ impl Code {
             Self::Failed => "it was tried and did not work",
             Self::Usage => "the command, an option or a setting is not understood; nothing was done",
             Self::Unreachable => "the daemon does not run or is not ready",
-            Self::NotFound => "there is no such volume or pool",
-            Self::Unhealthy => "`status`: something needs attention",
+            Self::NotFound => "there is no such volume, pool, node or storage class",
+            Self::Unhealthy => "`status`, `cluster status` and `store status`: something needs attention",
             Self::Refused => "refused: it is in use, exists and differs, or there is no room",
         }
     }

@@ -2,12 +2,15 @@
 //! for a driver that is only starting; then the store, the pools and what an earlier run left; then "ready".
 
 mod attach;
+mod classes;
 mod context;
 mod create;
 mod delete;
 mod dockerd;
+mod health;
 mod identity;
 mod instance;
+mod members;
 mod membership;
 mod node;
 mod pools;
