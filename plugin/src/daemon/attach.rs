@@ -14,10 +14,12 @@ use bulkhead_engine::format::ReplicaIdentity;
 use bulkhead_engine::host::{AttachOptions, Attachment, DetachReport, FsKind, MountOptions};
 use bulkhead_engine::ids::VolumeId;
 use bulkhead_engine::io::BlockDevice;
+use bulkhead_engine::machine::primary::Revision;
 use bulkhead_engine::node::{OpenError, Volume, VolumeConfig};
 use parking_lot::Mutex;
 
 use super::context::{Daemon, blocking, once_unlocked, volume_failed};
+use super::engine::{SoleMember, record_of};
 use super::spec::kind;
 use crate::service::ServiceError;
 
@@ -30,8 +32,6 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(super) struct Here {
     pub(super) identity: ReplicaIdentity,
     pub(super) dir: PathBuf,
-    /// Whether another node may hold a read lease of it.
-    pub(super) foreign_lease: bool,
 }
 
 /// A volume that is attached on this node.
@@ -115,11 +115,7 @@ impl Daemon {
         let (identity, dir) = self.replica_to_use(&volume).await?;
         let wish = Attach::on(self.node, String::new());
         let held = self.take(&volume, &wish, end).await?;
-        let replica = Here {
-            identity,
-            dir,
-            foreign_lease: self.may_be_leased(&volume, &held),
-        };
+        let replica = Here { identity, dir };
         let daemon = self.clone();
         let record = held.record.clone();
         let attachment = wish.attachment;
@@ -186,16 +182,6 @@ impl Daemon {
         }
     }
 
-    /// Whether another node may still hold a read lease of this node's replica: unless the record was free, or this
-    /// node's own, and went from there to us in one step.
-    pub(super) fn may_be_leased(&self, before: &VolumeRecord, held: &VolumeRecord) -> bool {
-        let foreign = before
-            .primary
-            .as_ref()
-            .is_some_and(|primary| primary.node != self.node);
-        foreign || before.epoch.next() != Some(held.epoch)
-    }
-
     /// Opens the replica and makes a block device of it.
     pub(super) fn open_device(
         &self,
@@ -208,9 +194,9 @@ impl Daemon {
         };
         let open = || {
             let (ended, told) = (self.ended.clone(), record.name.clone());
-            let mut config =
-                VolumeConfig::new(replica.identity, replica.dir.clone(), self.node, record.epoch);
-            config.foreign_lease = replica.foreign_lease;
+            let opened = record_of(record, replica.identity.replica, self.node);
+            let keeper = Arc::new(SoleMember);
+            let mut config = VolumeConfig::new(id, record.geometry, opened, Revision(0), keeper);
             config.on_ended = Some(Box::new(move |_, reason| {
                 // Nobody listens only while the daemon ends.
                 let _ = ended.send((told.clone(), id, reason.to_string()));
@@ -221,8 +207,9 @@ impl Daemon {
             let OpenError::Disk { source, .. } = error else {
                 return false;
             };
-            matches!(source, DiskError::InUse(_))
+            matches!(**source, DiskError::InUse(_))
         };
+        self.places.add(replica.identity.replica, replica.dir.clone());
         let volume = once_unlocked(open, is_locked).map_err(|error| failed(&error))?;
         let device: Arc<dyn BlockDevice> = volume.clone();
         match Attachment::attach(&self.dirs, id, device, AttachOptions::default()) {

@@ -15,12 +15,13 @@ use bulkhead_cluster::volumes::{Volume as Stored, VolumeError, Volumes};
 use bulkhead_engine::format::ReplicaIdentity;
 use bulkhead_engine::host::{HostDirs, clean_stale};
 use bulkhead_engine::ids::{ClusterId, NodeId, VolumeId};
-use bulkhead_engine::node::Node;
+use bulkhead_engine::node::{Node, NodeConfig};
 use bulkhead_engine::pool::PoolOwner;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::attach::Attached;
+use super::engine::Places;
 use super::identity::Identity;
 use super::membership::Membership;
 use super::pools::Pools;
@@ -47,6 +48,7 @@ pub(super) struct Daemon {
     pub(super) catalogue: Catalogue,
     pub(super) membership: Arc<Membership>,
     pub(super) engine: Arc<Node>,
+    pub(super) places: Arc<Places>,
     pub(super) dirs: HostDirs,
     pub(super) pools: Pools,
     pub(super) locks: NameLocks,
@@ -87,6 +89,8 @@ impl Daemon {
             tracing::warn!("the store does not answer; what is shown of volumes may be out of date");
         }
         let (ended, endings) = mpsc::unbounded_channel();
+        let places = Arc::<Places>::default();
+        let engine = NodeConfig::new(cluster, node, places.clone());
         let daemon = Arc::new(Self {
             node,
             node_name,
@@ -96,7 +100,8 @@ impl Daemon {
             store,
             catalogue,
             membership,
-            engine: Node::start().context("the engine cannot start")?,
+            engine: Node::start(engine).context("the engine cannot start")?,
+            places,
             dirs,
             pools,
             locks: NameLocks::default(),

@@ -123,12 +123,7 @@ impl Daemon {
         let wish = Attach::on(self.node, "its creation").while_creating();
         let held = self.take(volume, &wish, Instant::now()).await?;
         let (daemon, record) = (self.clone(), held.record.clone());
-        let replica = Here {
-            identity,
-            dir,
-            // It has just been made, and nobody else knows it.
-            foreign_lease: false,
-        };
+        let replica = Here { identity, dir };
         let made = blocking(move || daemon.make_file_system(&record, replica)).await;
         self.release_record(volume.id, &volume.name, wish.attachment)
             .await;

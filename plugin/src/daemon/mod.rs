@@ -7,6 +7,7 @@ mod context;
 mod create;
 mod delete;
 mod dockerd;
+mod engine;
 mod health;
 mod identity;
 mod instance;
