@@ -61,6 +61,9 @@ pub enum Command {
     /// The metadata store
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Replicas, read from their files; needs no daemon
+    #[command(subcommand)]
+    Replica(ReplicaCommand),
     /// Print a completion script, for example `bulkhead completion bash > /etc/bash_completion.d/bulkhead`
     Completion {
         /// For which shell
@@ -180,6 +183,17 @@ pub enum ClusterCommand {
 pub enum StoreCommand {
     /// Ask the store now, and show whether it answers, how fast, and its servers
     Status,
+}
+
+/// Commands about replicas.
+#[derive(Debug, Subcommand)]
+pub enum ReplicaCommand {
+    /// Show what the files of replicas say: identity, epoch, ticks, what is not settled; refused while one is open
+    Inspect {
+        /// Their directories
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
 }
 
 /// What a volume is to be.

@@ -11,6 +11,7 @@ mod node;
 mod pool;
 mod print;
 mod progress;
+mod replica;
 mod status;
 mod volume;
 
@@ -44,6 +45,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Class(command) => class::run(&client, &printer, command).await,
         Command::Cluster(ClusterCommand::Status) => cluster::run(&client, &printer).await,
         Command::Store(StoreCommand::Status) => cluster::store(&client, &printer).await,
+        Command::Replica(command) => replica::run(&printer, command),
         Command::Completion { shell } => printer.bytes(&completion(shell)),
         // `main` takes it before the runtime starts.
         Command::Daemon(_) => Ok(Code::Usage),

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod node;
+mod replica;
 mod rfc3339;
 mod volume;
 
@@ -17,6 +18,7 @@ pub use cluster::{
     NodeVolumeView, StoreMemberView, StoreView,
 };
 pub use node::{PoolRequest, PoolView, StatusView};
+pub use replica::ReplicaDiskView;
 pub use volume::{AttachedView, ReplicaView, VolumeView};
 
 /// Why a request about a volume was not carried out. The message is for a person: it names the volume and says what

@@ -46,7 +46,10 @@ fn storage_classes_are_made_used_and_deleted() {
         "mount_options=noatime",
     ]);
     let (code, message) = node.fails(&["class", "create", "gold", "--fs", "ext4"]);
-    assert!(code == 6 && message.contains("exists already"), "{code} {message}");
+    assert!(
+        code == 6 && message.contains("exists already"),
+        "{code} {message}"
+    );
     node.ok(&["class", "create", "plain", "--size", "64M", "--default"]);
 
     // A volume takes the class that it names, else the default one, and its own options over both.
@@ -79,10 +82,7 @@ fn storage_classes_are_made_used_and_deleted() {
     );
     assert_eq!(seen(2).1, json!(400 << 20));
     let class = &node.json(&["class", "inspect", "gold"])[0];
-    assert_eq!(
-        (&class["volumes"], &class["default"]),
-        (&json!(2), &json!(false))
-    );
+    assert_eq!((&class["volumes"], &class["default"]), (&json!(2), &json!(false)));
 
     // The default one does not go, lest volumes come out differently without a word.
     let (code, message) = node.fails(&["class", "delete", "plain"]);
@@ -124,13 +124,25 @@ fn what_there_is_not_is_answered_with_what_there_is() {
             2,
             "ext4, xfs or btrfs",
         ),
-        (vec!["class", "create", "x", "-o", "nodes=n1"], 2, "leave them out"),
+        (
+            vec!["class", "create", "x", "-o", "nodes=n1"],
+            2,
+            "leave them out",
+        ),
         (vec!["class", "create", "a/b"], 2, "a name has letters"),
         (vec!["node", "inspect", "n2"], 4, "there are: n1"),
         (vec!["node", "label", "n2", "zone=a"], 4, "there are: n1"),
         (vec!["node", "label", "n1", "zone"], 2, "neither KEY=VALUE"),
-        (vec!["volume", "inspect", "databse"], 4, "did you mean \"database\""),
-        (vec!["volume", "delete", "databases"], 4, "did you mean \"database\""),
+        (
+            vec!["volume", "inspect", "databse"],
+            4,
+            "did you mean \"database\"",
+        ),
+        (
+            vec!["volume", "delete", "databases"],
+            4,
+            "did you mean \"database\"",
+        ),
     ] {
         let (found, message) = node.fails(&args);
         assert_eq!(found, code, "{args:?}: {message}");
@@ -144,7 +156,11 @@ fn nodes_are_listed_inspected_and_labelled() {
     node.ok(&["volume", "create", "v1", "--size", "64M"]);
     node.docker().mount("v1", "a").ok();
     let is_ok = || node.json(&["node", "list"])[0]["state"] == "ok";
-    assert!(eventually(Duration::from_secs(20), is_ok), "{}", node.ok(&["node", "list"]));
+    assert!(
+        eventually(Duration::from_secs(20), is_ok),
+        "{}",
+        node.ok(&["node", "list"])
+    );
     let has_pool = || {
         let pools = node.json(&["node", "list"])[0]["pools"].clone();
         pools[0]["replicas"] == 1 && pools[0]["promised"] == 64 << 20
