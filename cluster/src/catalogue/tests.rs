@@ -28,7 +28,9 @@ async fn create(volumes: &Volumes, name: &str) -> Revision {
     };
     let new = NewVolume::new(name, VolumeSpec::new(1 << 30), &[place], node).unwrap();
     let begun = volumes.begin_create(&new).await.unwrap();
-    volumes.finish_create(begun.volume().id).await.unwrap().revision
+    let id = begun.volume().id;
+    volumes.replicas_made(id, node).await.unwrap();
+    volumes.finish_create(id).await.unwrap().revision
 }
 
 fn names(catalogue: &Catalogue) -> Vec<String> {
