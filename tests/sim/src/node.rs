@@ -221,6 +221,7 @@ pub fn primary_config(node: usize, plan: &Plan, geometry: Geometry, faults: Faul
         beat: Duration::from_millis(50),
         retry: Duration::from_millis(100),
         max_copies: plan.max_copies,
+        page: plan.page,
         copy_piece: plan.copy_piece,
         faults,
         ..PrimaryConfig::new(CLUSTER, VOLUME, node_id(node), geometry)

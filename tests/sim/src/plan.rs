@@ -173,6 +173,8 @@ pub struct Plan {
     pub max_copies: usize,
     /// Most bytes that are copied in one request.
     pub copy_piece: u64,
+    /// Most chunks that are named in one request.
+    pub page: u32,
     /// Mischief, in order of time.
     pub entries: Vec<Entry>,
     /// Deliberate fault in the machines.
@@ -289,6 +291,7 @@ impl Plan {
             region_idle: rng.pick(&[50, 50, 500]) * MS,
             max_copies: rng.pick(&[1, 4]),
             copy_piece: rng.pick(&[64, 256]) << 10,
+            page: rng.pick(&[3, 3, 4096]),
             entries,
             fault: None,
         }

@@ -580,6 +580,9 @@ impl World {
             return;
         }
         if !reached || !serves || !first {
+            if reached && at.powered && other != node {
+                self.step_primary(node, term, primary::Event::Reached);
+            }
             let session = None;
             self.step_primary(node, term, primary::Event::Unlinked { replica, session });
             return;
