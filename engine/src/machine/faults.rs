@@ -119,6 +119,8 @@ faults! {
     IncarnationKept = "incarnation-kept",
     /// The clean flag stays when the replica is opened for writing (D4).
     CleanNotCleared = "clean-not-cleared",
+    /// A release that a newer session has overtaken still sets the clean flag (D10).
+    LateRelease = "late-release",
     /// The clean flag is written before the last sync of the data (D3).
     CleanEarly = "clean-early",
     /// The stamp of a copy is set before the copy has ended (D2).

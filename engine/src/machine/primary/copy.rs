@@ -90,7 +90,9 @@ impl<P: Payload> Primary<P> {
         };
         let end = self.config.geometry.chunk_range(at.chunk).end();
         at.next = end.min(at.at + self.config.copy_piece);
-        if self.config.faults.has(Fault::CopyEndsEarly) && at.at > self.config.geometry.chunk_range(at.chunk).offset {
+        if self.config.faults.has(Fault::CopyEndsEarly)
+            && at.at > self.config.geometry.chunk_range(at.chunk).offset
+        {
             // As if the rest had been copied: only its last sector is, which carries the stamp.
             at.at = end - crate::geometry::SECTOR;
             at.next = end;

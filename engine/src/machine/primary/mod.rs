@@ -229,7 +229,10 @@ impl<P: Payload> Primary<P> {
     /// Takes an event, and adds what is to be done to `out`.
     pub fn handle(&mut self, now: Time, event: Event<P>, out: &mut Vec<Action<P>>) {
         self.now = self.now.max(now);
-        if self.timer.is_some_and(|timer| self.now.since(timer) >= self.config.member_deadline / 2) {
+        if self
+            .timer
+            .is_some_and(|timer| self.now.since(timer) >= self.config.member_deadline / 2)
+        {
             // It was this process that was frozen; the others have to be given the time to be heard.
             self.grace_until = self.now + self.config.member_deadline / 2;
         }
@@ -399,7 +402,7 @@ impl<P: Payload> Primary<P> {
         } else if self.phase == Phase::Opening && lasts(self.alone_since, self.config.open_timeout) {
             EndReason::NoMember
         } else if lasts(self.alone_since, self.config.io_timeout) {
-            EndReason::Isolated
+            EndReason::NoMember
         } else if lasts(self.release_since, self.config.member_deadline * 2) {
             EndReason::Released
         } else {

@@ -217,7 +217,9 @@ impl<P: Payload> Primary<P> {
         let mut source = sound.max_by_key(|&peer| self.peers[peer].local);
         if self.config.faults.has(Fault::RebuildFromAnyone) {
             let up = |&peer: &PeerId| peer != target && self.peers[peer].is_up();
-            source = (0..self.peers.len()).filter(up).min_by_key(|&peer| self.peers[peer].is_member());
+            source = (0..self.peers.len())
+                .filter(up)
+                .min_by_key(|&peer| self.peers[peer].is_member());
         }
         let Some(source) = source else {
             return;
@@ -314,9 +316,8 @@ impl<P: Payload> Primary<P> {
             source == target && (target <= known || (skip_equal && target != Tick::SUSPECT))
         };
         let durable = rebuild.durable;
-        let is_forgotten = |source: Tick, target: Tick| {
-            forget_suspects && target == Tick::SUSPECT && source <= durable
-        };
+        let is_forgotten =
+            |source: Tick, target: Tick| forget_suspects && target == Tick::SUSPECT && source <= durable;
         rebuild.queue = std::mem::take(&mut rebuild.stamps)
             .into_iter()
             .filter(|&(_, (source, target))| !was_copied(source, target) && !is_forgotten(source, target))

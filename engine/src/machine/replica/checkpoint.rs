@@ -187,6 +187,19 @@ impl<P: Payload> Replica<P> {
         self.commits.add_superblock(After::Checkpoint);
     }
 
+    /// A new session is being opened: what older ones asked a checkpoint for beside its durability does not hold any more
+    /// (D10). Their release would otherwise call clean what the new session writes.
+    pub(super) fn forget_wishes(&mut self) {
+        if self.config.faults.has(Fault::LateRelease) {
+            return;
+        }
+        let checkpoint = &mut self.checkpoint;
+        for asked in checkpoint.current.iter_mut().chain(&mut checkpoint.next) {
+            asked.release = false;
+            asked.whole = false;
+        }
+    }
+
     fn clear_intent(&mut self) -> Vec<u32> {
         let all = self.checkpoint.current.iter().any(|asked| asked.release);
         let rule = ClearRule {

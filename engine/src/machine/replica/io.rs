@@ -91,7 +91,8 @@ impl<P: Payload> Replica<P> {
             self.respond(session, id, Reply::Refused(Refusal::Malformed), out);
             return;
         }
-        if self.config.faults.has(Fault::DuplicateAnswered) && self.writes.iter().any(|(_, job)| job.id == id) {
+        if self.config.faults.has(Fault::DuplicateAnswered) && self.writes.iter().any(|(_, job)| job.id == id)
+        {
             self.respond(session, id, Reply::Done, out);
             return;
         }

@@ -85,6 +85,7 @@ impl<P: Payload> Replica<P> {
         }
         self.attempt = (open.epoch, open.attempt);
         self.drop_waiting_writes();
+        self.forget_wishes();
         self.opening = Some(Opening {
             session,
             id,
