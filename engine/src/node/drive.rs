@@ -355,6 +355,9 @@ impl Volume {
                 Action::ReadRecord => todo.push_back(Todo::Tell(Event::RecordUnreachable)),
                 Action::Serving => todo.push_back(Todo::Serving),
                 Action::SetTimer(at) => self.set_timer(Waiting::Primary, at),
+                Action::Verified { id, report } => {
+                    tracing::info!(id, outcome = ?report.outcome, differing = report.differing, "a verify has ended");
+                }
                 Action::Ended(reason) => todo.push_back(Todo::Ended(reason)),
             }
         }

@@ -119,7 +119,13 @@ impl Volume {
             io_timeout: config.io_timeout,
             tick_interval: config.tick_interval,
             faults: config.faults,
-            ..PrimaryConfig::new(identity.cluster, volume, config.node, geometry)
+            ..PrimaryConfig::new(
+                identity.cluster,
+                volume,
+                config.node,
+                Incarnation::from(Uuid::new_v4()),
+                geometry,
+            )
         };
         let primary_config = PrimaryConfig {
             beat: primary_config.beat.min(config.tick_interval),
