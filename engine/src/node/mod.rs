@@ -159,6 +159,12 @@ impl Node {
         self.replicas.close(replica, deadline)
     }
 
+    /// Closes a replica of this node and forgets at its next opening that it has failed: a person has declared that what it
+    /// holds is what there is (P6). Nothing is written before a primary opens it.
+    pub fn pardon_replica(&self, replica: ReplicaId, deadline: Instant) -> Result<(), CloseReplicaError> {
+        self.replicas.pardon(replica, deadline)
+    }
+
     /// An open replica of this node.
     pub fn replica(&self, replica: ReplicaId) -> Option<ReplicaStatus> {
         let open = self.replicas.all();

@@ -87,8 +87,14 @@ pub(super) struct HostedReplica {
 
 impl HostedReplica {
     /// The replica of these files. `loaded_at` is when the machine takes itself to be loaded: a lease that was granted
-    /// before is counted from then.
-    pub(super) fn new(node: &Arc<Node>, dir: &Path, files: ReplicaFiles, loaded_at: Time) -> Arc<Self> {
+    /// before is counted from then. `pardon`: a person has said that its failure is of no matter.
+    pub(super) fn new(
+        node: &Arc<Node>,
+        dir: &Path,
+        files: ReplicaFiles,
+        loaded_at: Time,
+        pardon: bool,
+    ) -> Arc<Self> {
         let ReplicaFiles { data, meta, image } = files;
         let superblock = image.superblock;
         let incarnation = Incarnation::from(Uuid::new_v4());
@@ -98,6 +104,7 @@ impl HostedReplica {
             region_idle: settings.region_idle,
             max_set_regions: settings.max_set_regions,
             lease: settings.lease,
+            pardon,
             faults: settings.faults,
             ..ReplicaConfig::new(node.boot, incarnation)
         };

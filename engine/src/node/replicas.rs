@@ -1,8 +1,8 @@
 //! Which replicas of this node are open. Opens one when somebody wants a session with it, once for all who want one, and
 //! closes it when nobody needs it open any more, or before it is deleted. Knows no volume.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,6 +42,8 @@ struct State {
     refused: HashMap<ReplicaId, (Instant, ReplicaError)>,
     /// Replicas that have failed in this process: their disks may not have taken the note of it (D6).
     failed: HashMap<ReplicaId, FailCause>,
+    /// Replicas whose failure a person has said to be of no matter; until they are opened.
+    pardoned: HashSet<ReplicaId>,
     /// When a replica was last closed that was not in order: leases that it granted are counted from then.
     unclean_close: Option<Time>,
 }
@@ -152,6 +154,20 @@ impl Replicas {
                 then(opened.clone());
             }
         }
+    }
+
+    /// Closes a replica, and forgets at its next opening that it has failed.
+    pub(super) fn pardon(&self, replica: ReplicaId, until: Instant) -> Result<(), CloseReplicaError> {
+        self.close(replica, until)?;
+        let mut state = self.state.lock();
+        state.failed.remove(&replica);
+        state.pardoned.insert(replica);
+        Ok(())
+    }
+
+    /// Whether a replica is to be opened as if it had not failed.
+    fn take_pardon(&self, replica: ReplicaId) -> bool {
+        self.state.lock().pardoned.remove(&replica)
     }
 
     /// Whether a replica has failed that was open in this process before.
@@ -310,7 +326,8 @@ impl Node {
             files.image.superblock.failed.get_or_insert(cause);
         }
         let loaded_at = self.leased_since(files.image.superblock.boot);
-        Ok(HostedReplica::new(self, &dir, files, loaded_at))
+        let pardon = self.replicas.take_pardon(identity.replica);
+        Ok(HostedReplica::new(self, &dir, files, loaded_at, pardon))
     }
 
     /// When a replica that is being opened may last have granted a lease, if it was not closed in order: not after this
