@@ -63,7 +63,7 @@ impl Daemon {
         judge(record, &self.silent_nodes(record), |node| self.name_of(node))
     }
 
-    /// Those nodes with replicas of a volume that give no sign of life. Right after a start without the store nothing is
+    /// Those other nodes with replicas of a volume that give no sign of life. Right after a start without the store nothing is
     /// known of anybody, and nobody counts as silent.
     fn silent_nodes(&self, record: &VolumeRecord) -> Vec<NodeId> {
         if self.catalogue.freshness().from_disk {
@@ -71,7 +71,9 @@ impl Daemon {
         }
         let silent = |contents: &Contents| {
             let nodes = record.replicas.iter().map(|replica| replica.node);
-            nodes.filter(|node| !contents.is_alive(*node)).collect()
+            nodes
+                .filter(|node| *node != self.node && !contents.is_alive(*node))
+                .collect()
         };
         self.catalogue.read(silent)
     }
