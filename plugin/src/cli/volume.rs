@@ -92,16 +92,16 @@ async fn force(
 fn force_screen(forced: &ForceView, replica: &str) -> String {
     let disk = &forced.disk;
     let mut lines = Lines::default();
-    lines.line(
-        "Volume",
-        format!("{}, {}", forced.volume, format_size(disk.size)),
-    );
+    lines.line("Volume", format!("{}, {}", forced.volume, format_size(disk.size)));
     lines.line("Replica", format!("{} on {}", disk.replica, forced.node));
     let since = forced
         .since
         .map(|since| format!(" since {}", moment(since)))
         .unwrap_or_default();
-    lines.line("By the record", format!("{}{since}, epoch {}", forced.standing, forced.epoch));
+    lines.line(
+        "By the record",
+        format!("{}{since}, epoch {}", forced.standing, forced.epoch),
+    );
     lines.line(
         "On its disk",
         format!(
@@ -155,7 +155,14 @@ fn list(volumes: &[VolumeView]) -> String {
         })
         .collect();
     let headings = [
-        "NAME", "SIZE", "FS", "REPL", "CLASS", "IO_PRIORITY", "ATTACHED", "STATUS",
+        "NAME",
+        "SIZE",
+        "FS",
+        "REPL",
+        "CLASS",
+        "IO_PRIORITY",
+        "ATTACHED",
+        "STATUS",
     ];
     age(volumes.iter().find_map(|volume| volume.as_of)) + &table(headings, &rows)
 }

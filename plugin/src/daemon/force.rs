@@ -54,10 +54,9 @@ impl Daemon {
         self.pools.check(chosen.pool).await?;
         let dir = self.replica_dir(&volume, chosen.pool)?;
         let looked = dir.clone();
-        let found = blocking(move || {
-            disk::inspect(&looked).map_err(|error| ServiceError::Failed(error.to_string()))
-        })
-        .await?;
+        let found =
+            blocking(move || disk::inspect(&looked).map_err(|error| ServiceError::Failed(error.to_string())))
+                .await?;
         if found.superblock.identity != self.identity_of(&volume, chosen.id) {
             return Err(ServiceError::Failed(format!(
                 "{} holds replica {} of volume {}, not the one that the record of volume {name:?} names; it is left untouched",
@@ -340,13 +339,18 @@ mod tests {
         let behind = case(ReplicaState::Stale { tick }, |_| {});
         assert_eq!(behind.len(), 1);
         assert!(
-            behind[0].contains("after tick 6.4: the volume has gone through 3 epochs") && behind[0].contains("1 GiB"),
+            behind[0].contains("after tick 6.4: the volume has gone through 3 epochs")
+                && behind[0].contains("1 GiB"),
             "{behind:?}"
         );
-        let torn = case(ReplicaState::Rebuilding { tick }, |found| found.chunks_suspect = 16);
+        let torn = case(ReplicaState::Rebuilding { tick }, |found| {
+            found.chunks_suspect = 16
+        });
         assert!(torn[1].contains("1 MiB had not been copied"), "{torn:?}");
 
-        let empty = case(ReplicaState::Stale { tick: Tick::ZERO }, |found| found.chunks_written = 32);
+        let empty = case(ReplicaState::Stale { tick: Tick::ZERO }, |found| {
+            found.chunks_written = 32
+        });
         assert!(
             empty[0].starts_with("nearly everything") && empty[0].contains("2 MiB of 1 GiB"),
             "{empty:?}"
@@ -358,12 +362,17 @@ mod tests {
         });
         assert_eq!(failed.len(), 1);
         assert!(
-            failed[0].contains("a sync failed") && failed[0].contains("after tick 6.3") && failed[0].contains("192 KiB in 3 chunks"),
+            failed[0].contains("a sync failed")
+                && failed[0].contains("after tick 6.3")
+                && failed[0].contains("192 KiB in 3 chunks"),
             "{failed:?}"
         );
         let unflushed = case(ReplicaState::Member, |found| found.superblock.whole = false);
         assert!(unflushed[0].contains("lost power"), "{unflushed:?}");
         let restored = case(ReplicaState::Member, |found| found.superblock.epoch = Epoch(12));
-        assert!(restored[0].contains("epoch 9") && restored[0].contains("epoch 12"), "{restored:?}");
+        assert!(
+            restored[0].contains("epoch 9") && restored[0].contains("epoch 12"),
+            "{restored:?}"
+        );
     }
 }

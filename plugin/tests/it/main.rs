@@ -17,4 +17,5 @@ mod driver;
 mod hundred;
 mod malformed;
 mod node;
+mod repair;
 mod shelf;
