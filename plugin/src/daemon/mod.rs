@@ -21,6 +21,7 @@ mod redundancy;
 mod release;
 mod service;
 mod spec;
+mod verify;
 mod view;
 
 use std::path::Path;
