@@ -3,6 +3,7 @@
 //! What is sent is handed on under the primary's lock, so that it reaches each replica in the order of sending: a replica
 //! here is stepped, for one elsewhere it is queued. Everything else is done when the lock is free.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::changes::Changes;
@@ -175,6 +176,12 @@ impl Volume {
     }
 
     fn note_changes(self: &Arc<Self>, core: &mut Core, now: crate::machine::Time, round: &mut Round) {
+        let others = core
+            .primary
+            .record()
+            .members()
+            .any(|member| member.node != self.node.config.node);
+        self.has_others.store(others, Ordering::Relaxed);
         let mut changes = std::mem::take(&mut core.changes);
         changes.look(
             now,
