@@ -11,11 +11,12 @@
 
 mod cli;
 mod client;
-mod cluster;
+
 mod daemon;
 mod driver;
 mod hundred;
 mod malformed;
 mod node;
+mod operator;
 mod repair;
 mod shelf;
