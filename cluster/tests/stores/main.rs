@@ -8,6 +8,7 @@ mod etcd;
 mod faults;
 mod lossy;
 mod nodes;
+mod process;
 mod proxy;
 mod servers;
 mod sqlite;

@@ -122,6 +122,7 @@ impl Daemon {
         }
         let faults = |contents: &Contents| contents.faults().map(ToString::to_string).collect::<Vec<_>>();
         problems.extend(self.catalogue.read(faults));
+        problems.extend(self.strange.lock().iter().cloned());
         problems
     }
 }

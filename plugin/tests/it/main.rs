@@ -11,9 +11,13 @@
 
 mod cli;
 mod client;
+mod cluster;
 mod daemon;
 mod driver;
 mod hundred;
 mod malformed;
 mod node;
+#[path = "../../../cluster/tests/stores/process.rs"]
+#[allow(unreachable_pub, reason = "shared with the tests of the stores")]
+mod process;
 mod shelf;
