@@ -11,7 +11,7 @@
 
 mod cli;
 mod client;
-
+mod cluster;
 mod daemon;
 mod driver;
 mod hundred;
@@ -19,4 +19,7 @@ mod malformed;
 mod node;
 mod operator;
 mod repair;
+#[path = "../../../cluster/tests/stores/process.rs"]
+#[allow(unreachable_pub, reason = "shared with the tests of the stores")]
+mod process;
 mod shelf;
