@@ -13,7 +13,6 @@ mod print;
 mod progress;
 mod replica;
 mod status;
-mod verify;
 mod volume;
 
 use std::process::ExitCode;

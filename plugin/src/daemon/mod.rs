@@ -25,7 +25,6 @@ mod replicas;
 mod service;
 mod spec;
 mod take;
-mod verify;
 mod view;
 
 use std::path::Path;
