@@ -10,7 +10,7 @@ use super::status::VolumeEvent;
 use crate::disk::{self, Caching, DiskError, ReplicaFiles};
 use crate::format::ReplicaIdentity;
 use crate::geometry::Geometry;
-use crate::ids::{BootId, ClusterId, NodeId, VolumeId};
+use crate::ids::{BootId, ClusterId, Incarnation, NodeId, VolumeId};
 use crate::link::{Addresses, LinkConfig, Plain, Transport};
 use crate::machine::primary::{EndReason, PrimaryConfig, Revision};
 use crate::machine::{FaultSet, Record};
@@ -174,7 +174,13 @@ impl VolumeConfig {
         revision: Revision,
         keeper: Arc<dyn RecordKeeper>,
     ) -> Self {
-        let machine = PrimaryConfig::new(ClusterId::from_u128(0), volume, NodeId::from_u128(0), geometry);
+        let machine = PrimaryConfig::new(
+            ClusterId::from_u128(0),
+            volume,
+            NodeId::from_u128(0),
+            Incarnation::from_u128(0),
+            geometry,
+        );
         Self {
             volume,
             geometry,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use uuid::Uuid;
 
 use super::config::{OnEnded, OnEvent, VolumeConfig};
 use super::counters::{Counters, Kind};
@@ -21,7 +22,7 @@ use super::timer::Alarm;
 use super::{Node, clock};
 use crate::format::ReplicaIdentity;
 use crate::geometry::{ByteRange, Geometry};
-use crate::ids::{Epoch, ReplicaId, VolumeId};
+use crate::ids::{Epoch, Incarnation, ReplicaId, VolumeId};
 use crate::io::{BlockDevice, BlockOp, Completion, Data, IoError};
 use crate::machine::primary::{EndReason, Event, Op, PrimaryConfig, Revision};
 use crate::machine::{Primary, Record, RecordReplica};
@@ -91,6 +92,7 @@ impl Volume {
                 node.config.cluster,
                 config.volume,
                 node.config.node,
+                Incarnation::from(Uuid::new_v4()),
                 config.geometry,
             )
         };
