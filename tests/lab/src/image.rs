@@ -47,6 +47,16 @@ fi
 exec $as_postgres postgres -D "$PGDATA" "$@"
 "#;
 
+/// Loads one of the images into a dockerd.
+pub fn load(dockerd: &Dockerd, name: &str) -> Result<()> {
+    match name {
+        BUSYBOX => busybox(dockerd),
+        FIO => fio(dockerd),
+        POSTGRES => postgres(dockerd),
+        other => bail!("there is no recipe for an image {other:?}"),
+    }
+}
+
 /// Loads [`BUSYBOX`] into a dockerd.
 pub fn busybox(dockerd: &Dockerd) -> Result<()> {
     let archive = archive(BUSYBOX, &[], |_| Ok(()))?;

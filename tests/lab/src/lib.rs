@@ -18,6 +18,13 @@
 //! | [`node`] | a host with the daemon, a pool and dockerd, as a user has it |
 //! | [`postgres`] | a database in a container, its load, and what proves that it is undamaged |
 //! | [`leaks`] | what a host must not leave behind |
+//! | [`plan`] | what a host is to be, as its first process reads it |
+//! | [`switch`] | the network of several hosts |
+//! | [`cuts`] | cuts of that network |
+//! | [`store`] | etcd or Consul, a member on each host |
+//! | [`disk`] | a disk that fails, and that forgets what was not synced |
+//! | [`lab`] | several hosts with a store, daemons, pools and dockerds: a cluster |
+//! | [`swarm`] | Docker Swarm over them |
 //!
 //! It needs root. Two rules hold everywhere: every wait has a deadline, and everything that was started ends with the value
 //! that stands for it, also when a test panics or is killed (a host's first process ends when its standard input does, and
@@ -25,22 +32,31 @@
 
 pub mod bulkhead;
 pub mod command;
+pub mod cuts;
+pub mod disk;
 pub mod dockerd;
 pub mod host;
 pub mod image;
+pub mod lab;
 pub mod leaks;
 pub mod managed;
 pub mod node;
+pub mod plan;
 pub mod postgres;
 pub mod programs;
 pub mod service;
+pub mod store;
+pub mod swarm;
+pub mod switch;
 pub mod wait;
 
 pub use bulkhead::Bulkhead;
 pub use command::Cmd;
 pub use dockerd::Dockerd;
 pub use host::Host;
+pub use lab::Lab;
 pub use managed::ManagedPlugin;
 pub use node::Node;
 pub use postgres::Postgres;
 pub use service::Service;
+pub use store::StoreKind;
