@@ -18,23 +18,38 @@ impl Host {
     pub fn cut(&self) -> Result<()> {
         self.rules(
             &STORY,
-            &["iptables -D OUTPUT 2", "iptables -D OUTPUT -p tcp --sport 22 -j ACCEPT"],
+            &[
+                "iptables -D OUTPUT 2",
+                "iptables -D OUTPUT -p tcp --sport 22 -j ACCEPT",
+            ],
         )
     }
 
     /// The other direction only: what the host sends gets out, nothing arrives.
     pub fn cut_incoming(&self) -> Result<()> {
         self.rules(
-            &["iptables -I INPUT -i eth0 -j DROP", "iptables -I FORWARD -i eth0 -j DROP"],
-            &["iptables -D INPUT -i eth0 -j DROP", "iptables -D FORWARD -i eth0 -j DROP"],
+            &[
+                "iptables -I INPUT -i eth0 -j DROP",
+                "iptables -I FORWARD -i eth0 -j DROP",
+            ],
+            &[
+                "iptables -D INPUT -i eth0 -j DROP",
+                "iptables -D FORWARD -i eth0 -j DROP",
+            ],
         )
     }
 
     /// Nothing gets out over the network; the host's own loopback works.
     pub fn cut_outgoing(&self) -> Result<()> {
         self.rules(
-            &["iptables -I OUTPUT -o eth0 -j DROP", "iptables -I FORWARD -o eth0 -j DROP"],
-            &["iptables -D OUTPUT -o eth0 -j DROP", "iptables -D FORWARD -o eth0 -j DROP"],
+            &[
+                "iptables -I OUTPUT -o eth0 -j DROP",
+                "iptables -I FORWARD -o eth0 -j DROP",
+            ],
+            &[
+                "iptables -D OUTPUT -o eth0 -j DROP",
+                "iptables -D FORWARD -o eth0 -j DROP",
+            ],
         )
     }
 
@@ -52,7 +67,10 @@ impl Host {
         ];
         let make = rules.each_ref().map(|rule| format!("iptables -I {rule}"));
         let undo = rules.each_ref().map(|rule| format!("iptables -D {rule}"));
-        self.rules(&make.each_ref().map(String::as_str), &undo.each_ref().map(String::as_str))
+        self.rules(
+            &make.each_ref().map(String::as_str),
+            &undo.each_ref().map(String::as_str),
+        )
     }
 
     /// Whether a cut is in place.

@@ -89,7 +89,9 @@ impl Host {
             binds,
         };
         plan.write(&dir)?;
-        let mut command = Cmd::new(programs::own("bulkhead-lab-init")?).arg(&dir).to_command();
+        let mut command = Cmd::new(programs::own("bulkhead-lab-init")?)
+            .arg(&dir)
+            .to_command();
         let mut guardian = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -134,7 +136,11 @@ impl Host {
     /// Ends all that runs on it at once, as a power cut does. What lies on its disks stays.
     pub fn power_off(&self) -> Result<()> {
         let answer = self.order("off", END)?;
-        ensure!(answer == "off", "host {}: its guardian said {answer:?}", self.name);
+        ensure!(
+            answer == "off",
+            "host {}: its guardian said {answer:?}",
+            self.name
+        );
         self.pid.store(0, Ordering::Relaxed);
         Ok(())
     }
@@ -264,6 +270,6 @@ fn print_logs(dir: &Path) {
         eprintln!("--- {}", path.display());
         lines[lines.len().saturating_sub(40)..]
             .iter()
-            .for_each(|line| eprintln!("{line}"));
+            .for_each(|line| eprintln!("{}", line.chars().take(300).collect::<String>()));
     }
 }

@@ -14,11 +14,11 @@ use crate::bulkhead::Bulkhead;
 use crate::disk::{self, FaultyDisk};
 use crate::dockerd::Dockerd;
 use crate::host::Host;
+use crate::image;
 use crate::node::{self, Node};
 use crate::store::{self, StoreKind, StoreMember};
 use crate::swarm;
 use crate::switch::{Switch, address};
-use crate::image;
 
 /// What a lab is to be.
 #[derive(Debug, Clone)]
@@ -138,9 +138,15 @@ impl Lab {
     /// Takes every cut away, lets all go on that was stopped, and starts all that has ended.
     pub fn heal(&mut self) -> Result<()> {
         for index in 0..self.members.len() {
-            self.switch.set_link(self.members[index].number, true).or_else(|error| {
-                if self.host(index).is_on() { Err(error) } else { Ok(()) }
-            })?;
+            self.switch
+                .set_link(self.members[index].number, true)
+                .or_else(|error| {
+                    if self.host(index).is_on() {
+                        Err(error)
+                    } else {
+                        Ok(())
+                    }
+                })?;
             if !self.host(index).is_on() {
                 self.power_on(index)?;
             }
@@ -179,7 +185,11 @@ impl Member {
     pub fn pause_all(&self, paused: bool) -> Result<()> {
         let signal = if paused { "STOP" } else { "CONT" };
         // To all of the host's own process tree but its first process and the one that sends.
-        self.node.host.sh(&format!("kill -{signal} -1 || :")).run().map(drop)
+        self.node
+            .host
+            .sh(&format!("kill -{signal} -1 || :"))
+            .run()
+            .map(drop)
     }
 }
 
@@ -239,7 +249,9 @@ impl Plan {
             kind.prepare()?;
         }
         let switch = Switch::start(&self.label)?;
-        let names: String = (1..=self.count).map(|n| format!("{} n{n}\n", address(n))).collect();
+        let names: String = (1..=self.count)
+            .map(|n| format!("{} n{n}\n", address(n)))
+            .collect();
         let mut hosts = Vec::new();
         for number in 1..=self.count {
             let name = format!("n{number}");
@@ -278,7 +290,12 @@ impl Plan {
         let disk = self.faulty.then(|| FaultyDisk::start(host)).transpose()?;
         let mut options = self.options.clone();
         if let Some(kind) = self.store {
-            options.extend(["--store".to_owned(), kind.url(self.count), "--cluster".to_owned(), "lab".to_owned()]);
+            options.extend([
+                "--store".to_owned(),
+                kind.url(self.count),
+                "--cluster".to_owned(),
+                "lab".to_owned(),
+            ]);
         }
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
         let bulkhead = Bulkhead::start_with(host, &options)?;
@@ -315,10 +332,17 @@ impl Drop for Lab {
 fn each<I: Send, T: Send>(items: &mut [I], act: impl Fn(&mut I) -> Result<T> + Sync) -> Result<Vec<T>> {
     let act = &act;
     thread::scope(|scope| {
-        let workers: Vec<_> = items.iter_mut().map(|item| scope.spawn(move || act(item))).collect();
+        let workers: Vec<_> = items
+            .iter_mut()
+            .map(|item| scope.spawn(move || act(item)))
+            .collect();
         workers
             .into_iter()
-            .map(|worker| worker.join().map_err(|_| anyhow!("a thread of the lab panicked"))?)
+            .map(|worker| {
+                worker
+                    .join()
+                    .map_err(|_| anyhow!("a thread of the lab panicked"))?
+            })
             .collect()
     })
 }

@@ -34,6 +34,7 @@ impl Plan {
     /// Writes it into the host's folder.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let path = dir.join(FILE);
-        fs::write(&path, serde_json::to_vec(self)?).with_context(|| format!("cannot write {}", path.display()))
+        fs::write(&path, serde_json::to_vec(self)?)
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 }

@@ -101,13 +101,20 @@ impl StoreMember {
         let at = address(self.number);
         let ask = match self.kind {
             StoreKind::Etcd => Cmd::new("etcdctl")
-                .words(&format!("--endpoints http://{at}:2379 --command-timeout 2s get ready"))
+                .words(&format!(
+                    "--endpoints http://{at}:2379 --command-timeout 2s get ready"
+                ))
                 .env("ETCDCTL_API", "3"),
-            StoreKind::Consul => consul_cmd()?.words(&format!("kv get -http-addr=http://{at}:8500 -keys ready")),
+            StoreKind::Consul => {
+                consul_cmd()?.words(&format!("kv get -http-addr=http://{at}:8500 -keys ready"))
+            }
         };
         let ask = self.host.enter(ask).within(Duration::from_secs(10));
         self.service.until("the store answers", READY, || {
-            Ok(ask.output().is_ok_and(|answer| answer.status.success()).then_some(()))
+            Ok(ask
+                .output()
+                .is_ok_and(|answer| answer.status.success())
+                .then_some(()))
         })
     }
 
@@ -145,7 +152,9 @@ pub fn leader(kind: StoreKind, host: &Host, count: u8) -> Result<u8> {
 
 fn etcd(number: u8, count: u8) -> Cmd {
     let at = address(number);
-    let all: Vec<_> = (1..=count).map(|n| format!("n{n}=http://{}:2380", address(n))).collect();
+    let all: Vec<_> = (1..=count)
+        .map(|n| format!("n{n}=http://{}:2380", address(n)))
+        .collect();
     Cmd::new("etcd")
         .words(&format!(
             "--name n{number} --data-dir /var/lib/store/etcd --listen-peer-urls http://{at}:2380 \
@@ -180,7 +189,10 @@ fn consul_cmd() -> Result<Cmd> {
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let fetch = || {
         let script = programs::workspace()?.join("cluster/tests/fetch-consul.sh");
-        let path = Cmd::new("bash").arg(script).within(Duration::from_secs(300)).run()?;
+        let path = Cmd::new("bash")
+            .arg(script)
+            .within(Duration::from_secs(300))
+            .run()?;
         anyhow::Ok(PathBuf::from(path))
     };
     PROGRAM
@@ -203,7 +215,10 @@ fn etcd_leader(host: &Host, count: u8) -> Result<Option<u8>> {
             continue;
         };
         let status = &all[0]["Status"];
-        if status["leader"] != 0 && !status["leader"].is_null() && status["leader"] == status["header"]["member_id"] {
+        if status["leader"] != 0
+            && !status["leader"].is_null()
+            && status["leader"] == status["header"]["member_id"]
+        {
             return Ok(Some(number));
         }
     }
@@ -212,8 +227,14 @@ fn etcd_leader(host: &Host, count: u8) -> Result<Option<u8>> {
 
 fn consul_leader(host: &Host, count: u8) -> Result<Option<u8>> {
     for number in 1..=count {
-        let line = format!("operator raft list-peers -stale=true -http-addr=http://{}:8500", address(number));
-        let answer = host.enter(consul_cmd()?.words(&line)).within(Duration::from_secs(5)).output();
+        let line = format!(
+            "operator raft list-peers -stale=true -http-addr=http://{}:8500",
+            address(number)
+        );
+        let answer = host
+            .enter(consul_cmd()?.words(&line))
+            .within(Duration::from_secs(5))
+            .output();
         let Ok(answer) = answer else { continue };
         let name = answer
             .stdout

@@ -51,8 +51,14 @@ pub fn form(lab: &Lab) -> Result<()> {
         .context("cannot begin the Swarm")?;
     let token = first.run("swarm join-token --quiet manager")?;
     for member in &lab.members[1..] {
-        let line = format!("swarm join --token {token} {} {}:2377", join(member.number), address(1));
-        wait::retry("the manager joins", Duration::from_secs(30), || member.node.dockerd.run(&line))?;
+        let line = format!(
+            "swarm join --token {token} {} {}:2377",
+            join(member.number),
+            address(1)
+        );
+        wait::retry("the manager joins", Duration::from_secs(30), || {
+            member.node.dockerd.run(&line)
+        })?;
     }
     wait::until("all managers are reachable", Duration::from_secs(30), || {
         let list = first.run("node ls --format {{.Status}}/{{.ManagerStatus}}")?;

@@ -18,9 +18,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use bulkhead_lab::disk::{BACKING, MOUNT, Mood, NOW, POOL, WANTED};
 use fuser::{
-    BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig,
-    LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
-    ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use nix::fcntl::{FallocateFlags, fallocate};
 use rand::Rng;
@@ -51,7 +51,8 @@ fn main() -> Result<()> {
     };
     let mut config = Config::default();
     config.mount_options = vec![MountOption::FSName("lab-disk".to_owned()), MountOption::NoAtime];
-    let session = fuser::spawn_mount(disk, MOUNT, &config).with_context(|| format!("cannot mount {MOUNT}"))?;
+    let session =
+        fuser::spawn_mount(disk, MOUNT, &config).with_context(|| format!("cannot mount {MOUNT}"))?;
     publish(*lock(&mood))?;
     loop {
         thread::sleep(Duration::from_millis(10));
@@ -159,7 +160,8 @@ impl Cache {
         self.file.read_exact_at(&mut bytes, offset)?;
         for (&page, data) in self.pages.range(offset / PAGE..end.div_ceil(PAGE)) {
             let (from, to) = ((page * PAGE).max(offset), ((page + 1) * PAGE).min(end));
-            bytes[span(from - offset, to - offset)].copy_from_slice(&data[span(from - page * PAGE, to - page * PAGE)]);
+            bytes[span(from - offset, to - offset)]
+                .copy_from_slice(&data[span(from - page * PAGE, to - page * PAGE)]);
         }
         Ok(bytes)
     }
@@ -181,7 +183,8 @@ impl Cache {
                     new.insert(old)
                 }
             };
-            data[span(from - page * PAGE, to - page * PAGE)].copy_from_slice(&bytes[span(from - offset, to - offset)]);
+            data[span(from - page * PAGE, to - page * PAGE)]
+                .copy_from_slice(&bytes[span(from - offset, to - offset)]);
         }
         self.leak()
     }
@@ -190,7 +193,9 @@ impl Cache {
     fn leak(&mut self) -> std::io::Result<()> {
         let mut rng = rand::rng();
         while self.pages.len() > CACHE {
-            let Some((page, data)) = self.some_page(&mut rng) else { break };
+            let Some((page, data)) = self.some_page(&mut rng) else {
+                break;
+            };
             self.file.write_all_at(&data, page * PAGE)?;
             self.pages.remove(&page);
         }
@@ -199,7 +204,8 @@ impl Cache {
         {
             // It counts as unsynced still: what is read comes from memory.
             let sectors = rng.random_range(1..=PAGE / SECTOR);
-            self.file.write_all_at(&data[span(0, sectors * SECTOR)], page * PAGE)?;
+            self.file
+                .write_all_at(&data[span(0, sectors * SECTOR)], page * PAGE)?;
         }
         Ok(())
     }
@@ -207,7 +213,10 @@ impl Cache {
     fn some_page(&self, rng: &mut impl Rng) -> Option<(u64, Box<[u8]>)> {
         let last = *self.pages.last_key_value()?.0;
         let from = rng.random_range(0..=last);
-        self.pages.range(from..).next().map(|(page, data)| (*page, data.clone()))
+        self.pages
+            .range(from..)
+            .next()
+            .map(|(page, data)| (*page, data.clone()))
     }
 
     fn sync(&mut self) -> std::io::Result<()> {
@@ -229,7 +238,12 @@ impl Cache {
         }
         let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let whole = (first * PAGE, (last - first) * PAGE);
-        fallocate(self.file.as_fd(), mode, whole.0.cast_signed(), whole.1.cast_signed())?;
+        fallocate(
+            self.file.as_fd(),
+            mode,
+            whole.0.cast_signed(),
+            whole.1.cast_signed(),
+        )?;
         self.write(offset, &vec![0; span(0, whole.0 - offset).len()])?;
         let rest = whole.0 + whole.1;
         self.write(rest, &vec![0; span(0, offset + length - rest).len()])
@@ -283,7 +297,13 @@ impl Filesystem for Disk {
 
     fn create(&self, _: &Request, _: INodeNo, name: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
         if Path::new(POOL).file_name() == Some(name) {
-            reply.created(&TTL, &self.attr(), Generation(0), FileHandle(0), FopenFlags::empty());
+            reply.created(
+                &TTL,
+                &self.attr(),
+                Generation(0),
+                FileHandle(0),
+                FopenFlags::empty(),
+            );
         } else {
             reply.error(Errno::EACCES);
         }
@@ -379,7 +399,16 @@ impl Filesystem for Disk {
         reply.ok();
     }
 
-    fn fallocate(&self, _: &Request, _: INodeNo, _: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+    fn fallocate(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
         let zeroes = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE;
         let outcome = if mode & zeroes == 0 {
             Err(Errno::EOPNOTSUPP)

@@ -66,7 +66,10 @@ fn outside(dir: &Path) -> Result<ExitCode> {
                 end(&plan, dir, host)?;
                 println!("off");
             }
-            (other, host) => bail!("{other:?} makes no sense now; the host is {}", if host.is_some() { "on" } else { "off" }),
+            (other, host) => bail!(
+                "{other:?} makes no sense now; the host is {}",
+                if host.is_some() { "on" } else { "off" }
+            ),
         }
     }
     if let Some(host) = running {
@@ -90,8 +93,14 @@ fn start(dir: &Path) -> Result<Running> {
     let mut line = String::new();
     BufReader::new(init.stdout.take().context("no pipe")?).read_line(&mut line)?;
     match line.trim().strip_prefix("ready ") {
-        Some(pid) => Ok(Running { pid: pid.parse()?, init }),
-        None => bail!("the host's first process ended with {}; the lab needs root", init.wait()?),
+        Some(pid) => Ok(Running {
+            pid: pid.parse()?,
+            init,
+        }),
+        None => bail!(
+            "the host's first process ended with {}; the lab needs root",
+            init.wait()?
+        ),
     }
 }
 
@@ -176,12 +185,19 @@ fn root(plan: &Plan, dir: &Path) -> Result<()> {
     // A boot of its own at each start: the programs under test tell by it whether a page cache can have survived.
     let boot = top.join("run/lab-boot-id");
     fs::copy("/proc/sys/kernel/random/uuid", &boot).context("cannot make a boot id")?;
-    bind(&boot, &top.join("proc/sys/kernel/random/boot_id"), MsFlags::MS_BIND)?;
+    bind(
+        &boot,
+        &top.join("proc/sys/kernel/random/boot_id"),
+        MsFlags::MS_BIND,
+    )?;
     write(top.join("etc/hostname"), &format!("{}\n", plan.hostname))?;
     // No registry answers here; without this each pull waits for its resolver.
     write(
         top.join("etc/hosts"),
-        &format!("127.0.0.1 localhost registry-1.docker.io index.docker.io\n{}", plan.hosts),
+        &format!(
+            "127.0.0.1 localhost registry-1.docker.io index.docker.io\n{}",
+            plan.hosts
+        ),
     )?;
     write(
         top.join("etc/resolv.conf"),
