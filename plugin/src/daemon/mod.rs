@@ -2,11 +2,12 @@
 //! for a driver that is only starting; then the store, the pools and what an earlier run left; then "ready".
 
 mod attach;
-mod catalog;
 mod context;
 mod create;
 mod delete;
 mod dockerd;
+mod engine;
+mod identity;
 mod instance;
 mod membership;
 mod node;
@@ -122,6 +123,7 @@ async fn run(config: Config, promise: &MemoryPromise) -> anyhow::Result<()> {
         if timeout(POOLS, daemon.pools.close()).await.is_err() {
             tracing::warn!("a pool does not let itself be unmounted");
         }
+        daemon.membership.leave().await;
     }
     servers.await;
     ended
@@ -141,13 +143,24 @@ async fn serve_until_stopped(
     faces.node.send_replace(Some(node));
     telemetry::ready();
     let pace = Pace::default();
-    tokio::join!(
-        reconcile_mounts(faces.driver.clone(), pace, stop.subscribe()),
-        reconcile::keep_up(daemon.clone(), stop.subscribe()),
-        dockerd::keep_known(config.docker.api.clone(), stop.subscribe()),
-    );
-    // All three end only when they are told to stop.
-    std::future::pending().await
+    let work = async {
+        tokio::join!(
+            reconcile_mounts(faces.driver.clone(), pace, stop.subscribe()),
+            reconcile::keep_up(daemon.clone(), stop.subscribe()),
+            dockerd::keep_known(config.docker.api.clone(), stop.subscribe()),
+            membership::keep_telling(daemon.clone()),
+        );
+        // They end only when they are told to stop.
+        std::future::pending().await
+    };
+    let joining = async {
+        daemon.membership.keep_joining().await?;
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = work => ended,
+        refused = joining => refused,
+    }
 }
 
 /// The sockets and what stands behind them.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bulkhead_cluster::catalogue::Contents;
 
 use super::context::Daemon;
 use crate::service::{NodeService, PoolRequest, PoolView, ServiceError, StatusView, VolumeView};
@@ -12,12 +13,7 @@ use crate::service::{NodeService, PoolRequest, PoolView, ServiceError, StatusVie
 impl NodeService for Arc<Daemon> {
     async fn status(&self) -> Result<StatusView, ServiceError> {
         let pools = self.pool_views().await;
-        let volumes: Vec<VolumeView> = self
-            .catalog
-            .all()
-            .iter()
-            .map(|record| self.view(record))
-            .collect();
+        let volumes: Vec<VolumeView> = self.records().iter().map(|record| self.view(record)).collect();
         let mut states: BTreeMap<String, usize> = BTreeMap::new();
         for volume in &volumes {
             *states.entry(volume.state.clone()).or_default() += 1;
@@ -43,6 +39,7 @@ impl NodeService for Arc<Daemon> {
 
     async fn add_pool(&self, request: &PoolRequest) -> Result<PoolView, ServiceError> {
         let id = self.pools.add(request).await?;
+        self.membership.pools_changed.notify_one();
         let views = self.pool_views().await;
         views
             .into_iter()
@@ -58,8 +55,7 @@ impl NodeService for Arc<Daemon> {
         };
         let pool = id.parse().map_err(|_| no_such())?;
         let stored: Vec<String> = self
-            .catalog
-            .all()
+            .records()
             .iter()
             .filter(|record| record.replicas.iter().any(|replica| replica.pool == pool))
             .map(|record| record.name.clone())
@@ -72,7 +68,9 @@ impl NodeService for Arc<Daemon> {
                 abridged(&stored)
             )));
         }
-        self.pools.remove(pool).await
+        self.pools.remove(pool).await?;
+        self.membership.pools_changed.notify_one();
+        Ok(())
     }
 }
 
@@ -80,7 +78,7 @@ impl Daemon {
     /// The pools with what is promised of them.
     async fn pool_views(&self) -> Vec<PoolView> {
         let mut views = self.pools.views().await;
-        for record in self.catalog.all() {
+        for record in self.records() {
             for replica in record.replicas_on(self.node) {
                 let id = replica.pool.to_string();
                 if let Some(view) = views.iter_mut().find(|view| view.id == id) {
@@ -94,12 +92,16 @@ impl Daemon {
 
     fn problems(&self, pools: &[PoolView], volumes: &[VolumeView]) -> Vec<String> {
         let mut problems = Vec::new();
-        if let Some((since, reason)) = self.store.access().away() {
+        if let Some(warning) = self.catalogue.freshness().warning() {
             problems.push(format!(
-                "the store ({}) cannot be reached since {}: {reason}; mounted volumes go on, what is shown may be out of date",
-                self.store.name(),
-                humantime::format_rfc3339_seconds(since)
+                "{warning} ({}); mounted volumes go on",
+                self.store.name()
             ));
+        } else if !self.membership.is_alive() {
+            problems.push(
+                "the cluster does not take this node for alive: its volumes may be taken over by others"
+                    .to_owned(),
+            );
         }
         if pools.is_empty() {
             problems.push(
@@ -118,7 +120,8 @@ impl Daemon {
         for volume in volumes.iter().filter(|volume| !volume.healthy) {
             problems.push(format!("volume {:?}: {}", volume.name, volume.status));
         }
-        problems.extend(self.catalog.damaged());
+        let faults = |contents: &Contents| contents.faults().map(ToString::to_string).collect::<Vec<_>>();
+        problems.extend(self.catalogue.read(faults));
         problems
     }
 }

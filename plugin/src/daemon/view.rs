@@ -96,11 +96,11 @@ impl Daemon {
         }
     }
 
-    fn name_of(&self, node: bulkhead_engine::ids::NodeId) -> String {
+    pub(super) fn name_of(&self, node: bulkhead_engine::ids::NodeId) -> String {
         if node == self.node {
             self.node_name.clone()
         } else {
-            node.to_string()
+            self.catalogue.read(|contents| contents.node_name(node))
         }
     }
 
@@ -159,13 +159,14 @@ fn attached_condition(attached: &Attached, here: &str) -> Condition {
         return Condition::ill("failed", format!("down: {reason}; it is being taken down"));
     }
     let status = attached.volume.status();
-    if let Some(failure) = status.local.failure {
+    let failure = status.local.as_ref().and_then(|local| local.failure.as_ref());
+    if let Some(failure) = failure {
         return Condition::ill(
             "failed",
             format!("down: its replica on {here} has failed ({failure})"),
         );
     }
-    if status.local.pool_full {
+    if status.local.is_some_and(|local| local.pool_full) {
         return Condition::ill(
             "attached",
             format!(
