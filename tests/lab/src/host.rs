@@ -8,12 +8,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::command::{Cmd, kill_group, wait_child};
 use crate::leaks;
@@ -26,6 +28,9 @@ const START: Duration = Duration::from_secs(30);
 
 /// How long it may take until nothing is left of a host, or of what ran on it.
 const END: Duration = Duration::from_secs(60);
+
+/// How often a wait looks after what could hold it up.
+const TURN: Duration = Duration::from_millis(100);
 
 /// A machine of its own, as far as programs on it can tell.
 ///
@@ -211,16 +216,54 @@ impl Host {
         let outcome = (|| {
             let orders = guardian.orders.as_mut().context("its guardian has ended")?;
             writeln!(orders, "{order}")?;
-            let answer = guardian.answers.recv_timeout(deadline);
-            answer.with_context(|| format!("its guardian does not answer to {order:?}"))
+            let begin = Instant::now();
+            loop {
+                match guardian.answers.recv_timeout(TURN) {
+                    Ok(answer) => return Ok(answer),
+                    Err(RecvTimeoutError::Timeout) if begin.elapsed() < deadline => self.wake_waiters(),
+                    Err(error) => {
+                        return Err(error)
+                            .with_context(|| format!("its guardian does not answer to {order:?}"));
+                    }
+                }
+            }
         })();
         outcome.with_context(|| fs::read_to_string(self.dir.join("init.log")).unwrap_or_default())
+    }
+
+    /// An `nsenter` stops itself together with the process that it waits for (after a SIGSTOP), and the kernel does not call
+    /// the host's process tree ended before it has learned of that process's end.
+    fn wake_waiters(&self) {
+        if !is_over(self.pid()) {
+            return;
+        }
+        let me = format!("/proc/{}/task", std::process::id());
+        for task in fs::read_dir(me).into_iter().flatten().flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            for child in children.split_whitespace() {
+                let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+                let ours = format!("nsenter\0-t\0{}\0", self.pid());
+                if line.starts_with(ours.as_bytes())
+                    && let Ok(pid) = child.parse()
+                {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+                }
+            }
+        }
     }
 
     fn end(&self) -> Result<()> {
         let mut guardian = lock(&self.guardian);
         guardian.orders = None;
-        match wait_child(&mut guardian.child, END)? {
+        let begin = Instant::now();
+        let ended = loop {
+            let ended = wait_child(&mut guardian.child, TURN)?;
+            if ended.is_some() || begin.elapsed() >= END {
+                break ended;
+            }
+            self.wake_waiters();
+        };
+        match ended {
             Some(status) if status.success() => Ok(()),
             Some(status) => bail!(
                 "{status}: {}",
@@ -232,6 +275,11 @@ impl Host {
             }
         }
     }
+}
+
+/// Whether a process has ended, and only its parent does not know yet.
+fn is_over(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
 }
 
 /// A lock whose holder panicked still guards what it did.

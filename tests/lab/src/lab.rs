@@ -287,6 +287,10 @@ impl Plan {
     }
 
     fn member(&self, number: u8, host: &Arc<Host>, store: Option<StoreMember>) -> Result<Member> {
+        let program = crate::programs::bulkhead()?;
+        // As a user has it.
+        host.sh(&format!("ln -s {} /usr/local/bin/bulkhead", program.display()))
+            .run()?;
         let disk = self.faulty.then(|| FaultyDisk::start(host)).transpose()?;
         let mut options = self.options.clone();
         if let Some(kind) = self.store {

@@ -23,7 +23,11 @@
 //! | [`cuts`] | cuts of that network |
 //! | [`store`] | etcd or Consul, a member on each host |
 //! | [`disk`] | a disk that fails, and that forgets what was not synced |
+//! | [`driver`] | the volume driver's socket, called as dockerd calls it |
 //! | [`lab`] | several hosts with a store, daemons, pools and dockerds: a cluster |
+//! | [`register`] | a checker that knows which values a block may hold after any fault |
+//! | [`report`] | what a run found, as a table |
+//! | [`supervise`] | programs for a terminal, which leave nothing behind |
 //! | [`swarm`] | Docker Swarm over them |
 //!
 //! It needs root. Two rules hold everywhere: every wait has a deadline, and everything that was started ends with the value
@@ -35,6 +39,7 @@ pub mod command;
 pub mod cuts;
 pub mod disk;
 pub mod dockerd;
+pub mod driver;
 pub mod host;
 pub mod image;
 pub mod lab;
@@ -44,8 +49,11 @@ pub mod node;
 pub mod plan;
 pub mod postgres;
 pub mod programs;
+pub mod register;
+pub mod report;
 pub mod service;
 pub mod store;
+pub mod supervise;
 pub mod swarm;
 pub mod switch;
 pub mod wait;
@@ -53,6 +61,7 @@ pub mod wait;
 pub use bulkhead::Bulkhead;
 pub use command::Cmd;
 pub use dockerd::Dockerd;
+pub use driver::Driver;
 pub use host::Host;
 pub use lab::Lab;
 pub use managed::ManagedPlugin;

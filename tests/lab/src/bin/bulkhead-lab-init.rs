@@ -83,7 +83,8 @@ fn start(dir: &Path) -> Result<Running> {
     let mut command = Command::new("unshare");
     command
         .args(["--pid", "--fork", "--kill-child", "--"])
-        .arg(env::current_exe()?)
+        // Not by its name, which a new build takes away.
+        .arg(format!("/proc/{}/exe", std::process::id()))
         .arg(dir);
     command
         .env(INSIDE, "1")
