@@ -44,7 +44,9 @@ impl Switch {
     /// Gives a host its network card, with the address of its number, at its first start or after its power came back.
     pub fn plug_in(&self, host: &Host, number: u8) -> Result<()> {
         let line = format!(
-            "ip link add h{number} type veth peer name eth0 netns {}; ip link set h{number} master br0 up",
+            // The same card after a power cut: the others go on with the address that they know.
+            "ip link add h{number} type veth peer name eth0 address 02:00:0a:63:00:{number:02x} netns {}; \
+             ip link set h{number} master br0 up",
             host.pid()
         );
         // Ids of processes mean something in the machine's own process tree only: the host's mounts and processes stay out.
