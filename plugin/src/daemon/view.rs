@@ -87,12 +87,7 @@ impl Daemon {
         ReplicaView {
             node: self.name_of(replica.node),
             pool: replica.pool.to_string(),
-            state: match replica.state {
-                ReplicaState::Member => "in sync".to_owned(),
-                ReplicaState::Stale { .. } => "out of date".to_owned(),
-                ReplicaState::Rebuilding { .. } => "being rebuilt".to_owned(),
-                ReplicaState::Removing => "being removed".to_owned(),
-            },
+            state: replica_word(replica.state).to_owned(),
         }
     }
 
@@ -151,6 +146,16 @@ impl Daemon {
             view.used = used;
         }
         view
+    }
+}
+
+/// The state of a replica in words.
+pub(super) fn replica_word(state: ReplicaState) -> &'static str {
+    match state {
+        ReplicaState::Member => "in sync",
+        ReplicaState::Stale { .. } => "out of date",
+        ReplicaState::Rebuilding { .. } => "being rebuilt",
+        ReplicaState::Removing => "being removed",
     }
 }
 
