@@ -20,6 +20,9 @@ use crate::store::{self, StoreKind, StoreMember};
 use crate::swarm;
 use crate::switch::{Switch, address};
 
+/// How many members a store has at most, on the first hosts: more make it slower and no safer.
+const SERVERS: u8 = 3;
+
 /// What a lab is to be.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -103,7 +106,8 @@ impl Lab {
     /// The index of the host whose member of the store leads, as the network's own host sees it.
     pub fn store_leader(&self) -> Result<usize> {
         let kind = self.store.context("this lab has no store")?;
-        store::leader(kind, self.switch.host(), self.count()).map(|number| usize::from(number) - 1)
+        store::leader(kind, self.switch.host(), self.count().min(SERVERS))
+            .map(|number| usize::from(number) - 1)
     }
 
     /// Does the same on every member at once.
@@ -120,37 +124,53 @@ impl Lab {
         member.node.host.power_off()
     }
 
-    /// Gives a host its power back, and starts all that it ran.
-    pub fn power_on(&mut self, index: usize) -> Result<()> {
-        let member = &mut self.members[index];
-        member.node.host.power_on()?;
-        self.switch.plug_in(&member.node.host, member.number)?;
-        if let Some(disk) = &mut member.disk {
-            disk.restart()?;
+    /// Cuts the power of all hosts, as near to the same moment as can be.
+    pub fn power_off_all(&mut self) -> Result<()> {
+        let on: Vec<usize> = (0..self.members.len())
+            .filter(|&index| self.host(index).is_on())
+            .collect();
+        for &index in &on {
+            self.switch.unplug(self.members[index].number)?;
         }
-        if let Some(store) = &mut member.store {
-            store.restart()?;
-        }
-        member.node.bulkhead.restart()?;
-        member.node.dockerd.restart()
+        each(&mut self.members, |member| {
+            if member.node.host.is_on() {
+                member.node.host.power_off()?;
+            }
+            Ok(())
+        })
+        .map(drop)
     }
 
-    /// Takes every cut away, lets all go on that was stopped, and starts all that has ended.
+    /// Does the same to every member of the store.
+    pub fn stores(&mut self, act: impl Fn(&mut StoreMember) -> Result<()>) -> Result<()> {
+        self.members
+            .iter_mut()
+            .filter_map(|member| member.store.as_mut())
+            .try_for_each(act)
+    }
+
+    /// Takes a host away for good, with all that is on its disks: nobody will ever hear from it again.
+    pub fn destroy(&mut self, index: usize) -> Result<()> {
+        self.power_off(index)?;
+        self.members.remove(index);
+        Ok(())
+    }
+
+    /// Gives a host its power back, and starts all that it ran.
+    pub fn power_on(&mut self, index: usize) -> Result<()> {
+        self.boot(index)?;
+        self.members[index].start_ended()
+    }
+
+    /// Takes every cut away, lets all go on that was stopped, puts the disks right, and starts all that has ended.
     pub fn heal(&mut self) -> Result<()> {
+        // The store first, on all hosts: without it no daemon gets far.
         for index in 0..self.members.len() {
-            self.switch
-                .set_link(self.members[index].number, true)
-                .or_else(|error| {
-                    if self.host(index).is_on() {
-                        Err(error)
-                    } else {
-                        Ok(())
-                    }
-                })?;
             if !self.host(index).is_on() {
-                self.power_on(index)?;
+                self.boot(index)?;
             }
             let member = &mut self.members[index];
+            self.switch.set_link(member.number, true)?;
             member.node.host.heal()?;
             member.pause_all(false)?;
             if let Some(disk) = &member.disk {
@@ -161,14 +181,20 @@ impl Lab {
             {
                 store.restart()?;
             }
-            if !member.node.bulkhead.service().is_running() {
-                member.node.bulkhead.restart()?;
-            }
-            if !member.node.dockerd.service().is_running() {
-                member.node.dockerd.restart()?;
-            }
         }
-        Ok(())
+        self.each(|member| member.store.as_mut().map_or(Ok(()), StoreMember::await_ready))?;
+        self.each(Member::start_ended).map(drop)
+    }
+
+    /// Power, network, disk and store of a host; no more yet.
+    fn boot(&mut self, index: usize) -> Result<()> {
+        let member = &mut self.members[index];
+        member.node.host.power_on()?;
+        self.switch.plug_in(&member.node.host, member.number)?;
+        if let Some(disk) = &mut member.disk {
+            disk.restart()?;
+        }
+        member.store.as_mut().map_or(Ok(()), StoreMember::restart)
     }
 }
 
@@ -179,6 +205,17 @@ impl Member {
             .bulkhead
             .service()
             .signal(if paused { Signal::SIGSTOP } else { Signal::SIGCONT })
+    }
+
+    /// Starts what does not run: the daemon first, as dockerd asks it for its volumes.
+    fn start_ended(&mut self) -> Result<()> {
+        if !self.node.bulkhead.service().is_running() {
+            self.node.bulkhead.restart()?;
+        }
+        if !self.node.dockerd.service().is_running() {
+            self.node.dockerd.restart()?;
+        }
+        Ok(())
     }
 
     /// Stops everything on the host in its tracks, or lets it go on.
@@ -201,7 +238,7 @@ impl Plan {
         self
     }
 
-    /// Gives it a store with a member on each host, and lets the daemons form a cluster; else each is alone.
+    /// Gives it a store with members on the first three hosts, and lets the daemons form a cluster; else each is alone.
     #[must_use]
     pub fn store(mut self, kind: StoreKind) -> Self {
         self.store = Some(kind);
@@ -261,7 +298,9 @@ impl Plan {
         }
         if let Some(kind) = self.store {
             for (number, host, store) in &mut hosts {
-                *store = Some(StoreMember::start(host, kind, *number, self.count)?);
+                if *number <= self.servers() {
+                    *store = Some(StoreMember::start(host, kind, *number, self.servers())?);
+                }
             }
             for (_, _, store) in &mut hosts {
                 store.as_mut().map_or(Ok(()), StoreMember::await_ready)?;
@@ -286,6 +325,10 @@ impl Plan {
         Ok(lab)
     }
 
+    fn servers(&self) -> u8 {
+        self.count.min(SERVERS)
+    }
+
     fn member(&self, number: u8, host: &Arc<Host>, store: Option<StoreMember>) -> Result<Member> {
         let program = crate::programs::bulkhead()?;
         // As a user has it.
@@ -296,7 +339,7 @@ impl Plan {
         if let Some(kind) = self.store {
             options.extend([
                 "--store".to_owned(),
-                kind.url(self.count),
+                kind.url(self.servers()),
                 "--cluster".to_owned(),
                 "lab".to_owned(),
             ]);

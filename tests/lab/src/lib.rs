@@ -26,6 +26,7 @@
 //! | [`driver`] | the volume driver's socket, called as dockerd calls it |
 //! | [`lab`] | several hosts with a store, daemons, pools and dockerds: a cluster |
 //! | [`register`] | a checker that knows which values a block may hold after any fault |
+//! | [`faults`] | random faults under that checker |
 //! | [`report`] | what a run found, as a table |
 //! | [`supervise`] | programs for a terminal, which leave nothing behind |
 //! | [`swarm`] | Docker Swarm over them |
@@ -40,6 +41,7 @@ pub mod cuts;
 pub mod disk;
 pub mod dockerd;
 pub mod driver;
+pub mod faults;
 pub mod host;
 pub mod image;
 pub mod lab;

@@ -27,6 +27,7 @@ pub struct History {
     flushes: BTreeMap<u64, BTreeMap<u64, u64>>,
     /// Acknowledged since the last flush began, so that a flush notes no more than it has to.
     fresh: BTreeMap<u64, u64>,
+    last_flush: u64,
     /// What was counted.
     pub tally: Tally,
 }
@@ -48,6 +49,8 @@ pub struct Tally {
 struct Block {
     /// Writes whose outcome is not known: submitted, not acknowledged.
     open: BTreeSet<u64>,
+    /// Acknowledged later than what was flushed: gone, or not, after a power cut of all.
+    unflushed: BTreeSet<u64>,
     submitted: u64,
     acknowledged: u64,
     flushed: u64,
@@ -115,10 +118,12 @@ impl History {
                 block.acknowledged = block.acknowledged.max(counter);
                 // One writer for each block: what was open before can no longer come out on top.
                 block.open.retain(|&open| open > counter);
+                block.unflushed.insert(counter);
                 self.fresh.insert(number, counter);
                 self.tally.writes += 1;
             }
             (Some("f"), Some(id), _) => {
+                self.last_flush = self.last_flush.max(id);
                 let mut covered = std::mem::take(&mut self.fresh);
                 // A flush that is still under way may fail: what it covers is covered by this one too.
                 for earlier in self.flushes.values() {
@@ -133,6 +138,8 @@ impl History {
                 for (number, counter) in self.flushes.remove(&id).unwrap_or_default() {
                     let block = self.blocks.entry(number).or_default();
                     block.flushed = block.flushed.max(counter);
+                    let flushed = block.flushed;
+                    block.unflushed.retain(|&counter| counter > flushed);
                 }
                 self.tally.flushes += 1;
             }
@@ -146,10 +153,7 @@ impl History {
                 self.flushes.clear();
                 for block in self.blocks.values_mut() {
                     block.seen = block.flushed;
-                    // Any write since may have got to the disk, or not.
-                    if block.acknowledged > block.flushed {
-                        block.open.extend(block.flushed + 1..=block.acknowledged);
-                    }
+                    block.open.append(&mut block.unflushed);
                     block.acknowledged = block.flushed;
                 }
             }
@@ -184,18 +188,16 @@ impl History {
         })
     }
 
-    /// The counter that the next write to a block takes.
-    pub fn next(&self, number: u64) -> u64 {
-        self.blocks.get(&number).map_or(0, |block| block.submitted) + 1
-    }
-
-    /// The id that the next flush takes.
-    pub fn next_flush(&self) -> u64 {
-        self.flushes
-            .keys()
-            .next_back()
-            .map_or(0, |id| id + 1)
-            .max(self.tally.flushes + 1)
+    /// The number of the next run of the program. It leads each counter and id of the run, so that a run that goes on where
+    /// it was thought to be dead is told apart from the one that has taken its place.
+    pub fn next_run(&self) -> u64 {
+        let last = self
+            .blocks
+            .values()
+            .map(|block| block.submitted)
+            .max()
+            .unwrap_or(0);
+        (last.max(self.last_flush) >> 32) + 1
     }
 
     /// How many blocks hold something that must have survived.

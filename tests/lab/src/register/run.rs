@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -96,11 +96,10 @@ pub fn check(file: &Path, log: &Path, blocks: u64) -> Result<u64> {
 pub fn run(file: &Path, log: &Path, settings: &Settings) -> Result<Done> {
     if fs::metadata(file).map_or(0, |meta| meta.len()) != settings.blocks * BLOCK as u64 {
         let known = fs::read_to_string(log).unwrap_or_default();
-        ensure!(
-            !known.contains("\ng "),
-            "{} is gone, and its log tells of flushes",
-            file.display()
-        );
+        if known.contains("\ng ") {
+            open_log(log, &known)?.line("v the file is gone, and the log tells of flushes")?;
+            bail!("{} is gone, and its log tells of flushes", file.display());
+        }
         blank(file, settings.blocks)?;
     }
     ensure!(
@@ -109,10 +108,11 @@ pub fn run(file: &Path, log: &Path, settings: &Settings) -> Result<Done> {
     );
     let text = fs::read_to_string(log)?;
     let history = History::replay(&text);
+    let run = history.next_run();
     let shared = Shared {
         device: open(file)?,
         log: open_log(log, &text)?,
-        flush: AtomicU64::new(history.next_flush()),
+        flush: AtomicU64::new((run << 32) + 1),
         done: Mutex::default(),
         stop: AtomicBool::new(false),
         until: settings.length.map(|length| Instant::now() + length),
@@ -121,9 +121,9 @@ pub fn run(file: &Path, log: &Path, settings: &Settings) -> Result<Done> {
     let outcomes: Vec<Result<()>> = thread::scope(|scope| {
         let workers: Vec<_> = (0..settings.threads)
             .map(|thread| {
-                let (shared, history) = (&shared, &history);
+                let shared = &shared;
                 scope.spawn(move || {
-                    let outcome = shared.writer(history, settings, thread);
+                    let outcome = shared.writer(run, settings, thread);
                     shared.stop.store(true, Ordering::Relaxed);
                     outcome
                 })
@@ -160,17 +160,15 @@ struct Shared {
 }
 
 impl Shared {
-    fn writer(&self, history: &History, settings: &Settings, thread: u64) -> Result<()> {
+    fn writer(&self, run: u64, settings: &Settings, thread: u64) -> Result<()> {
         let mut rng = StdRng::seed_from_u64(settings.seed ^ (thread << 48));
         let mut page = Box::new(Page([0; BLOCK]));
         let own = settings.blocks / settings.threads;
-        let mut next: Vec<u64> = (0..own)
-            .map(|index| history.next(index * settings.threads + thread))
-            .collect();
+        let mut counter = run << 32;
         // What this run wrote itself is known exactly.
-        let mut written: Vec<Option<u64>> = vec![None; next.len()];
+        let mut written: Vec<Option<u64>> = (0..own).map(|_| None).collect();
         while !self.stop.load(Ordering::Relaxed) && self.until.is_none_or(|until| Instant::now() < until) {
-            let index = rng.random_range(0..next.len());
+            let index = rng.random_range(0..written.len());
             let number = index as u64 * settings.threads + thread;
             let offset = number * BLOCK as u64;
             let begin = Instant::now();
@@ -198,8 +196,7 @@ impl Shared {
                     self.note(|done| done.flushes += 1);
                 }
                 _ => {
-                    let counter = next[index];
-                    next[index] += 1;
+                    counter += 1;
                     fill(&mut page.0, number, counter);
                     self.log.line(&format!("s {number} {counter}"))?;
                     self.device

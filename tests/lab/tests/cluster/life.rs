@@ -58,7 +58,7 @@ pub(crate) fn joined(lab: &mut Lab, _: Extent) -> Result<Vec<Figure>> {
             let all = states(lab, index)?;
             Ok((all.len() == 3 && all.iter().all(|(_, state)| state == "ok")).then_some(all))
         })
-        .with_context(|| format!("n{} says {:?}", index + 1, states(lab, index)))?;
+        .with_context(|| format!("n{} says {:?}", index + 1, states(lab, index).ok()))?;
         let names: Vec<_> = all.iter().map(|(name, _)| name.as_str()).collect();
         ensure!(names == ["n1", "n2", "n3"], "the nodes are {names:?}");
     }
@@ -142,7 +142,7 @@ pub(crate) fn dies(lab: &mut Lab, _: Extent) -> Result<Vec<Figure>> {
                 .contains(&("n1".to_owned(), "offline".to_owned()))
                 .then_some(()))
         })
-        .with_context(|| format!("n{} says {:?}", index + 1, states(lab, index)))?;
+        .with_context(|| format!("n{} says {:?}", index + 1, states(lab, index).ok()))?;
     }
     let noticed = begin.elapsed();
 

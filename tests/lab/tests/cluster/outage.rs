@@ -163,19 +163,12 @@ fn around(away: u64) -> Duration {
     Duration::from_secs(away + away / 2 + 15)
 }
 
-fn stores(lab: &mut Lab, act: impl Fn(&mut bulkhead_lab::store::StoreMember) -> Result<()>) -> Result<()> {
-    lab.members
-        .iter_mut()
-        .filter_map(|member| member.store.as_mut())
-        .try_for_each(act)
-}
-
 pub(crate) fn killed(lab: &mut Lab, extent: Extent) -> Result<Vec<Figure>> {
     let length = Duration::from_secs(extent.away);
     under_load(lab, "killed", around(extent.away), |lab| {
-        stores(lab, |store| store.kill())?;
+        lab.stores(|store| store.kill())?;
         let mut figures = away(lab, length)?;
-        stores(lab, |store| store.restart())?;
+        lab.stores(|store| store.restart())?;
         figures.push(back(lab)?);
         Ok(figures)
     })
@@ -184,9 +177,9 @@ pub(crate) fn killed(lab: &mut Lab, extent: Extent) -> Result<Vec<Figure>> {
 pub(crate) fn paused(lab: &mut Lab, extent: Extent) -> Result<Vec<Figure>> {
     let length = Duration::from_secs(extent.away);
     under_load(lab, "paused", around(extent.away), |lab| {
-        stores(lab, |store| store.pause(true))?;
+        lab.stores(|store| store.pause(true))?;
         let figures = away(lab, length);
-        stores(lab, |store| store.pause(false))?;
+        lab.stores(|store| store.pause(false))?;
         let mut figures = figures?;
         figures.push(back(lab)?);
         Ok(figures)
