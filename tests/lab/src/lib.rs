@@ -28,6 +28,7 @@
 //! | [`register`] | a checker that knows which values a block may hold after any fault |
 //! | [`faults`] | random faults under that checker |
 //! | [`report`] | what a run found, as a table |
+//! | [`story`] | PostgreSQL survives the loss of its node: the founding story and its sisters |
 //! | [`supervise`] | programs for a terminal, which leave nothing behind |
 //! | [`swarm`] | Docker Swarm over them |
 //!
@@ -55,6 +56,7 @@ pub mod register;
 pub mod report;
 pub mod service;
 pub mod store;
+pub mod story;
 pub mod supervise;
 pub mod swarm;
 pub mod switch;
