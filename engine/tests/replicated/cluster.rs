@@ -292,12 +292,18 @@ impl Cluster {
         index: usize,
         store: &Arc<Store>,
         change: impl FnOnce(&mut VolumeConfig),
-    ) -> (Arc<Volume>, mpsc::Receiver<VolumeEvent>, mpsc::Receiver<EndReason>) {
+    ) -> (
+        Arc<Volume>,
+        mpsc::Receiver<VolumeEvent>,
+        mpsc::Receiver<EndReason>,
+    ) {
         let (events, heard) = mpsc::channel();
         let (ends, ended) = mpsc::channel();
         let mut config = VolumeConfig {
             on_event: Some(Box::new(move |_, event| drop(events.send(event.clone())))),
-            on_ended: Some(Box::new(move |_, reason| drop(ends.send(reason)))),
+            on_ended: Some(Box::new(move |_, reason| {
+                let _ = ends.send(reason);
+            })),
             ..self.config(number, index, store)
         };
         change(&mut config);
@@ -311,7 +317,10 @@ impl Cluster {
         for &index in &on[1..] {
             let other = self.hosts[index].data(number);
             if let Some(at) = (0..first.len()).find(|&at| first[at] != other[at]) {
-                panic!("hosts {} and {index} differ from byte {at} on: {} and {}", on[0], first[at], other[at]);
+                panic!(
+                    "hosts {} and {index} differ from byte {at} on: {} and {}",
+                    on[0], first[at], other[at]
+                );
             }
         }
     }

@@ -121,7 +121,7 @@ impl RecordKeeper for Keeper {
                     SwapOutcome::Conflict
                 }
             };
-            if store.lossy.load(Ordering::SeqCst) {
+            if store.lossy.load(Ordering::SeqCst) && outcome != SwapOutcome::Conflict {
                 // Forgotten without a word: that means "not known".
                 return;
             }

@@ -112,7 +112,12 @@ fn carry(shared: &Arc<Shared>, near: &TcpStream, far: &TcpStream) {
 
 fn one_way(shared: &Shared, mut from: &TcpStream, mut to: &TcpStream, way: usize) {
     let mut buffer = vec![0; 256 << 10];
-    let later = |error: &std::io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted);
+    let later = |error: &std::io::Error| {
+        matches!(
+            error.kind(),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+        )
+    };
     'carry: loop {
         match shared.mode.load(Ordering::SeqCst) {
             CUT => break,

@@ -33,7 +33,10 @@ pub fn write(volume: &Volume, page: u64, value: u64) -> Result<(), IoError> {
 pub fn read(volume: &Volume, page: u64) -> Result<u64, IoError> {
     let data = submit(volume, BlockOp::Read(ByteRange::new(page * PAGE, PAGE)))?.unwrap();
     let value = u64::from_le_bytes(data[..8].try_into().unwrap());
-    assert!(data.chunks_exact(8).all(|word| word == value.to_le_bytes()), "page {page} is torn");
+    assert!(
+        data.chunks_exact(8).all(|word| word == value.to_le_bytes()),
+        "page {page} is torn"
+    );
     Ok(value)
 }
 
@@ -76,7 +79,8 @@ impl Load {
                             let page = at as u64 * threads + thread;
                             if kind < 15 {
                                 let (window, found) = (windows[at], read(&volume, page));
-                                if let Ok(found) = found {
+                                // What was there before is not this load's.
+                                if let (Ok(found), true) = (found, window.submitted > 0) {
                                     assert!(
                                         found >= window.acked && found <= window.submitted,
                                         "page {page} holds {found}, {window:?}"
@@ -111,7 +115,9 @@ impl Load {
     /// Waits until so many more writes have been acknowledged.
     pub fn wait_for(&self, more: u64) {
         let goal = self.acked.load(Ordering::SeqCst) + more;
-        crate::cluster::wait_until("writes are acknowledged", || self.acked.load(Ordering::SeqCst) >= goal);
+        crate::cluster::wait_until("writes are acknowledged", || {
+            self.acked.load(Ordering::SeqCst) >= goal
+        });
     }
 
     pub fn stop(self) -> Written {
