@@ -11,14 +11,18 @@ mod engine;
 mod health;
 mod identity;
 mod instance;
+mod listen;
 mod members;
 mod membership;
 mod node;
 mod pools;
+mod rebuild;
 mod reconcile;
 mod release;
+mod replicas;
 mod service;
 mod spec;
+mod take;
 mod view;
 
 use std::path::Path;
@@ -152,6 +156,7 @@ async fn serve_until_stopped(
             reconcile::keep_up(daemon.clone(), stop.subscribe()),
             dockerd::keep_known(config.docker.api.clone(), stop.subscribe()),
             membership::keep_telling(daemon.clone()),
+            rebuild::keep_up(daemon.clone()),
         );
         // They end only when they are told to stop.
         std::future::pending().await

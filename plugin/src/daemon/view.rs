@@ -139,7 +139,8 @@ impl Daemon {
         let attached = self
             .attached(&record.name)
             .filter(|attached| attached.id == record.id);
-        let dir = self.replica_here(record).ok().map(|(_, dir)| dir);
+        let replica = record.replicas_on(self.node).next();
+        let dir = replica.and_then(|replica| self.replica_dir(record, replica.pool).ok());
         let measured = tokio::task::spawn_blocking(move || measure(attached.as_ref(), dir));
         if let Ok(Ok((allocated, used))) = timeout(USAGE, measured).await {
             view.allocated = allocated;
