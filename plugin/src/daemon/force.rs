@@ -211,8 +211,9 @@ impl Daemon {
                     "volume {name:?}: the record is changed, but the mark of the failure is still on the replica: {error}. Run the command again"
                 ))
             };
+            // The engine forgets it too: the disk may not have taken the note.
             engine
-                .close_replica(id, Instant::now() + CLOSING)
+                .pardon_replica(id, Instant::now() + CLOSING)
                 .map_err(|error| failed(&error))?;
             once_unlocked(
                 || disk::accept_failed(&dir, &identity),

@@ -18,8 +18,8 @@ mod hundred;
 mod malformed;
 mod node;
 mod operator;
-mod repair;
 #[path = "../../../cluster/tests/stores/process.rs"]
 #[allow(unreachable_pub, reason = "shared with the tests of the stores")]
 mod process;
+mod repair;
 mod shelf;
