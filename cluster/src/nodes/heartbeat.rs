@@ -123,9 +123,12 @@ impl Beating {
                 changed = condition.changed() => if changed.is_err() { break },
             }
             let wanted = *condition.borrow_and_update();
-            let refresh =
-                wanted != self.record.condition || written.elapsed() >= Duration::from_millis(REFRESH_MS);
-            self.record.condition = wanted;
+            let changed = wanted != self.record.condition;
+            let refresh = changed || written.elapsed() >= Duration::from_millis(REFRESH_MS);
+            if changed {
+                self.record.condition = wanted;
+                self.record.since = Timestamp::now();
+            }
             lease = match lease {
                 Some(lease) => self.keep(lease, refresh, &mut written).await,
                 None => self

@@ -82,6 +82,7 @@ async fn live(store: &dyn Store, id: u128) -> bulkhead_cluster::store::LeaseId {
         incarnation: Incarnation::from_u128(id),
         clock: Timestamp::now(),
         condition: NodeCondition::Ok,
+        since: Timestamp::now(),
         extra: Extra::new(),
     };
     store
@@ -657,6 +658,12 @@ pub async fn classes(subject: &dyn Subject) {
     classes.set_default("plain").await.unwrap();
     classes.delete("replicated").await.unwrap();
     assert_eq!(classes.list().await.unwrap().1.as_deref(), Some("plain"));
+    // Without it, volumes would come out differently from now on without a word.
+    let refused = classes.delete("plain").await.unwrap_err().to_string();
+    assert!(refused.contains("--none"), "{refused}");
+    classes.clear_default().await.unwrap();
+    classes.clear_default().await.unwrap();
+    assert_eq!(classes.for_volume(None).await.unwrap(), None);
     classes.delete("plain").await.unwrap();
     assert!(matches!(
         classes.delete("plain").await,

@@ -216,7 +216,7 @@ impl PrimaryEvents for Ears {
         if let Some(way) = self.way.upgrade() {
             let known = way.forget(session).is_some();
             if known && *reason != CloseReason::Asked {
-                way.state.lock().trouble = Some(reason.to_string());
+                way.state.lock().trouble = Some(format!("node {}: {reason}", way.node));
             }
         }
         let session = Some(session);
@@ -225,7 +225,11 @@ impl PrimaryEvents for Ears {
 
     fn failed(&self, error: &ConnectError) {
         if let Some(way) = self.way.upgrade() {
-            way.state.lock().trouble = Some(error.to_string());
+            way.state.lock().trouble = Some(match error {
+                // The only one that does not say whom it is about.
+                ConnectError::Greeting(_) => format!("node {}: {error}", way.node),
+                _ => error.to_string(),
+            });
         }
         self.tell(|replica| Event::Unlinked {
             replica,

@@ -155,6 +155,7 @@ impl Membership {
             incarnation: run,
             clock: Timestamp::now(),
             condition: *self.condition.borrow(),
+            since: Timestamp::now(),
             extra: Extra::new(),
         };
         let lease = self.config.lease.duration();

@@ -2,14 +2,17 @@
 //! for a driver that is only starting; then the store, the pools and what an earlier run left; then "ready".
 
 mod attach;
+mod classes;
 mod context;
 mod create;
 mod delete;
 mod dockerd;
 mod engine;
+mod health;
 mod identity;
 mod instance;
 mod listen;
+mod members;
 mod membership;
 mod node;
 mod pools;
@@ -39,7 +42,7 @@ use crate::cli::{Code, DaemonArgs};
 use crate::config::{self, Config, ConfigError};
 use crate::docker::{Deadlines, Driver, MountTable, Pace, reconcile as reconcile_mounts};
 use crate::http::{Listening, serve};
-use crate::service::{NodeService, VolumeService};
+use crate::service::{Management, VolumeService};
 use crate::telemetry;
 
 use context::Daemon;
@@ -146,7 +149,7 @@ async fn serve_until_stopped(
 ) -> anyhow::Result<()> {
     let daemon = Daemon::start(config.clone(), &faces.starting).await?;
     faces.daemon.send_replace(Some(daemon.clone()));
-    let (volumes, node): (Arc<dyn VolumeService>, Arc<dyn NodeService>) =
+    let (volumes, node): (Arc<dyn VolumeService>, Arc<dyn Management>) =
         (Arc::new(daemon.clone()), Arc::new(daemon.clone()));
     faces.volumes.send_replace(Some(volumes));
     faces.node.send_replace(Some(node));
@@ -178,7 +181,7 @@ struct Faces {
     driver: Arc<Driver>,
     api: Arc<Api>,
     volumes: watch::Sender<Option<Arc<dyn VolumeService>>>,
-    node: watch::Sender<Option<Arc<dyn NodeService>>>,
+    node: watch::Sender<Option<Arc<dyn Management>>>,
     daemon: watch::Sender<Option<Arc<Daemon>>>,
     starting: watch::Sender<String>,
     sockets: parking_lot::Mutex<Option<(Listening, Listening)>>,

@@ -1,35 +1,37 @@
 //! This node as the faces see it: its state on one screen, and its pools.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bulkhead_cluster::catalogue::Contents;
 
 use super::context::Daemon;
-use crate::service::{NodeService, PoolRequest, PoolView, ServiceError, StatusView, VolumeView};
+use super::health::{GLANCE, by_state};
+use crate::service::{NodeService, PoolRequest, PoolView, ServiceError, StatusView};
 
 #[async_trait]
 impl NodeService for Arc<Daemon> {
     async fn status(&self) -> Result<StatusView, ServiceError> {
-        let pools = self.pool_views().await;
-        let volumes: Vec<VolumeView> = self.records().iter().map(|record| self.view(record)).collect();
-        let mut states: BTreeMap<String, usize> = BTreeMap::new();
-        for volume in &volumes {
-            *states.entry(volume.state.clone()).or_default() += 1;
-        }
-        let problems = self.problems(&pools, &volumes);
+        let (pools, store) = tokio::join!(self.pool_views(), self.store_view(GLANCE));
+        let freshness = self.catalogue.freshness();
+        let volumes = self.volume_views();
+        let mut problems = Vec::new();
+        problems.extend(self.store_problem(&store));
+        problems.extend(self.node_problems(&store, &pools));
+        problems.extend(self.cluster_problems(&freshness, &volumes));
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.node_name.clone(),
             node_id: self.node.to_string(),
+            state: self.own_state(&freshness),
             cluster: self.config.cluster.clone(),
-            store: self.store.name(),
+            cluster_id: self.cluster.to_string(),
+            nodes: self.nodes_by_state(&freshness),
+            store,
             started_at: self.started_at,
             healthy: problems.is_empty(),
             problems,
             pools,
-            volumes: states,
+            volumes: by_state(&volumes),
         })
     }
 
@@ -88,42 +90,6 @@ impl Daemon {
             }
         }
         views
-    }
-
-    fn problems(&self, pools: &[PoolView], volumes: &[VolumeView]) -> Vec<String> {
-        let mut problems = Vec::new();
-        if let Some(warning) = self.catalogue.freshness().warning() {
-            problems.push(format!(
-                "{warning} ({}); mounted volumes go on",
-                self.store.name()
-            ));
-        } else if !self.membership.is_alive() {
-            problems.push(
-                "the cluster does not take this node for alive: its volumes may be taken over by others"
-                    .to_owned(),
-            );
-        }
-        if pools.is_empty() {
-            problems.push(
-                "this node has no pool, so no volume can be stored on it; `bulkhead pool add` makes one"
-                    .to_owned(),
-            );
-        }
-        for pool in pools.iter().filter(|pool| !pool.healthy) {
-            problems.push(format!(
-                "pool {} on {}: {}",
-                pool.id,
-                pool.device.display(),
-                pool.status
-            ));
-        }
-        for volume in volumes.iter().filter(|volume| !volume.healthy) {
-            problems.push(format!("volume {:?}: {}", volume.name, volume.status));
-        }
-        let faults = |contents: &Contents| contents.faults().map(ToString::to_string).collect::<Vec<_>>();
-        problems.extend(self.catalogue.read(faults));
-        problems.extend(self.strange.lock().iter().cloned());
-        problems
     }
 }
 

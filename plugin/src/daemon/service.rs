@@ -50,9 +50,7 @@ impl VolumeService for Arc<Daemon> {
     }
 
     async fn list(&self) -> Result<Vec<VolumeView>, ServiceError> {
-        let mut views: Vec<VolumeView> = self.records().iter().map(|record| self.view(record)).collect();
-        views.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(views)
+        Ok(self.volume_views())
     }
 }
 

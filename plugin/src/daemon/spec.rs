@@ -7,6 +7,7 @@ use bulkhead_cluster::schema::{ClassRecord, Fs, VolumeSpec};
 use bulkhead_cluster::store::Store;
 use bulkhead_engine::host::{FsKind, MkfsSpec, MountOptions};
 
+use super::classes::{class_failed, no_such_class};
 use crate::options::{VolumeRequest, format_size, smallest};
 use crate::service::ServiceError;
 
@@ -21,17 +22,25 @@ pub(super) async fn of_request(
 ) -> Result<VolumeSpec, ServiceError> {
     let class = class_of(store, request.class.as_deref()).await?;
     let spec = fill(request, class.as_ref());
-    check(name, &spec)?;
+    check(&format!("volume {name:?}"), &spec)?;
     Ok(spec)
+}
+
+/// Whether volumes can be made of a class as it is, with nothing else said.
+pub(super) fn check_class(class: &ClassRecord) -> Result<(), ServiceError> {
+    check(
+        &format!("storage class {:?}", class.name),
+        &fill(&VolumeRequest::default(), Some(class)),
+    )
 }
 
 async fn class_of(store: &Arc<dyn Store>, asked: Option<&str>) -> Result<Option<ClassRecord>, ServiceError> {
     let classes = Classes::new(store.clone());
     classes.for_volume(asked).await.map_err(|error| match error {
-        ClassError::Store(error) => {
-            ServiceError::Unavailable(format!("the storage classes cannot be read: {error}"))
+        ClassError::NoSuch { name, known } => {
+            ServiceError::Invalid(format!("option class={name:?}: {}", no_such_class(&name, &known)))
         }
-        error @ ClassError::NoSuch { .. } => ServiceError::Invalid(format!("option class: {error}")),
+        ClassError::Store(_) => class_failed(&error),
         error => ServiceError::Invalid(error.to_string()),
     })
 }
@@ -60,8 +69,8 @@ fn text(asked: &Option<String>, class: Option<&String>) -> String {
     asked.as_ref().or(class).cloned().unwrap_or_default()
 }
 
-fn check(name: &str, spec: &VolumeSpec) -> Result<(), ServiceError> {
-    let invalid = |why: String| ServiceError::Invalid(format!("volume {name:?}: {why}"));
+fn check(what: &str, spec: &VolumeSpec) -> Result<(), ServiceError> {
+    let invalid = |why: String| ServiceError::Invalid(format!("{what}: {why}"));
     if spec.size < smallest(spec.fs) {
         return Err(invalid(format!(
             "{} needs a volume of at least {}, and {} was asked for",

@@ -87,11 +87,10 @@ impl Daemon {
         ReplicaView {
             node: self.name_of(replica.node),
             pool: replica.pool.to_string(),
-            state: match replica.state {
-                ReplicaState::Member => "in sync".to_owned(),
-                ReplicaState::Stale { .. } => "out of date".to_owned(),
-                ReplicaState::Rebuilding { .. } => "being rebuilt".to_owned(),
-                ReplicaState::Removing => "being removed".to_owned(),
+            state: match &replica.trouble {
+                Some(trouble) => format!("in trouble: {trouble}"),
+                None if !replica.made => "being made".to_owned(),
+                None => replica_word(replica.state).to_owned(),
             },
         }
     }
@@ -105,37 +104,111 @@ impl Daemon {
     }
 
     fn condition(&self, record: &VolumeRecord, attached: Option<&Attached>) -> Condition {
-        let here = &self.node_name;
         match record.state {
-            VolumeState::Creating => return Condition::well("creating", "being created"),
-            VolumeState::Deleting => return Condition::well("deleting", "being deleted"),
+            VolumeState::Creating => {
+                return Condition::well("creating", self.with_troubles("being created", record));
+            }
+            VolumeState::Deleting => {
+                return Condition::well("deleting", self.with_troubles("being deleted", record));
+            }
             VolumeState::Ready => {}
         }
         if let Some(attached) = attached {
-            return attached_condition(attached, here);
+            return self.attached_condition(record, attached);
+        }
+        if let Some(primary) = record
+            .primary
+            .as_ref()
+            .filter(|primary| primary.node != self.node)
+        {
+            let place = format!("attached on {}", self.name_of(primary.node));
+            return self.redundancy(record, "attached", &place);
         }
         if let Some(reason) = self.failures.lock().get(&record.id) {
             return Condition::ill("failed", format!("down: {reason}"));
         }
-        let replica = record.replicas_on(self.node).next();
-        if let Some(replica) = replica
-            && self.pools.replicas(replica.pool).is_none()
+        let mut members = record.members();
+        if let (Some(sole), None) = (members.next(), members.next())
+            && sole.node == self.node
+            && self.pools.replicas(sole.pool).is_none()
         {
             return Condition::ill(
                 "failed",
                 format!(
                     "down: its pool {} is not there; see `bulkhead pool list`",
-                    replica.pool
+                    sole.pool
                 ),
             );
         }
         match &record.primary {
-            Some(primary) => Condition::well(
-                "attached",
-                format!("up, attached on {}", self.name_of(primary.node)),
-            ),
-            None => Condition::well("ready", "up, detached"),
+            Some(primary) => {
+                let place = format!("attached on {}", self.name_of(primary.node));
+                self.redundancy(record, "attached", &place)
+            }
+            None => self.redundancy(record, "ready", "detached"),
         }
+    }
+
+    fn with_troubles(&self, what: &str, record: &VolumeRecord) -> String {
+        let troubles: Vec<String> = record
+            .replicas
+            .iter()
+            .filter_map(|replica| {
+                let trouble = replica.trouble.as_ref()?;
+                Some(format!("; node {}: {trouble}", self.name_of(replica.node)))
+            })
+            .collect();
+        format!("{what}{}", troubles.concat())
+    }
+
+    fn attached_condition(&self, record: &VolumeRecord, attached: &Attached) -> Condition {
+        let here = &self.node_name;
+        if let Some(reason) = attached.dead() {
+            return Condition::ill("failed", format!("down: {reason}; it is being taken down"));
+        }
+        let status = attached.volume.status();
+        let failure = status.local.as_ref().and_then(|local| local.failure.as_ref());
+        if let Some(failure) = failure.filter(|_| record.members().count() < 2) {
+            return Condition::ill(
+                "failed",
+                format!("down: its replica on {here} has failed ({failure})"),
+            );
+        }
+        if status.local.is_some_and(|local| local.pool_full) {
+            return Condition::ill(
+                "attached",
+                format!(
+                    "up, attached on {here}, but its pool is full and writes fail; delete volumes, trim file systems or enlarge the pool"
+                ),
+            );
+        }
+        let place = match attached.leaving.lock().as_ref() {
+            Some(why) => format!("attached on {here}; it is released when it can be: {why}"),
+            None => format!("attached on {here}"),
+        };
+        self.redundancy(record, "attached", &place)
+    }
+
+    /// A volume that is up, with what its replicas lack.
+    fn redundancy(&self, record: &VolumeRecord, state: &'static str, place: &str) -> Condition {
+        let sound = record.members().filter(|replica| replica.made).count();
+        let wanted = usize::from(record.spec.repl);
+        if sound >= wanted {
+            return Condition::well(state, format!("up, {place}"));
+        }
+        let lacking: Vec<String> = record
+            .replicas
+            .iter()
+            .filter(|replica| replica.state != ReplicaState::Member)
+            .map(|replica| format!("{} {}", self.name_of(replica.node), replica_word(replica.state)))
+            .collect();
+        let lacking = if lacking.is_empty() {
+            "no node has room for another one".to_owned()
+        } else {
+            lacking.join(", ")
+        };
+        let message = format!("up, {place}, but {sound} of {wanted} replicas in sync: {lacking}");
+        Condition::ill(state, self.with_troubles(&message, record))
     }
 
     /// The same with how much it takes, as far as that can be found out at once.
@@ -155,32 +228,13 @@ impl Daemon {
     }
 }
 
-fn attached_condition(attached: &Attached, here: &str) -> Condition {
-    if let Some(reason) = attached.dead() {
-        return Condition::ill("failed", format!("down: {reason}; it is being taken down"));
-    }
-    let status = attached.volume.status();
-    let failure = status.local.as_ref().and_then(|local| local.failure.as_ref());
-    if let Some(failure) = failure {
-        return Condition::ill(
-            "failed",
-            format!("down: its replica on {here} has failed ({failure})"),
-        );
-    }
-    if status.local.is_some_and(|local| local.pool_full) {
-        return Condition::ill(
-            "attached",
-            format!(
-                "up, attached on {here}, but its pool is full and writes fail; delete volumes, trim file systems or enlarge the pool"
-            ),
-        );
-    }
-    match attached.leaving.lock().as_ref() {
-        Some(why) => Condition::well(
-            "attached",
-            format!("up, attached on {here}; it is released when it can be: {why}"),
-        ),
-        None => Condition::well("attached", format!("up, attached on {here}")),
+/// The state of a replica in words.
+pub(super) fn replica_word(state: ReplicaState) -> &'static str {
+    match state {
+        ReplicaState::Member => "in sync",
+        ReplicaState::Stale { .. } => "out of date",
+        ReplicaState::Rebuilding { .. } => "being rebuilt",
+        ReplicaState::Removing => "being removed",
     }
 }
 

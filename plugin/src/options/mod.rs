@@ -23,6 +23,11 @@ pub fn parse_labels(key: &str, value: &str) -> Result<BTreeMap<String, String>, 
     values::labels(key, value)
 }
 
+/// Whether a label can be one: its name and its value. The error says why not, as the end of a sentence.
+pub fn check_label(name: &str, value: &str) -> Result<(), &'static str> {
+    values::check_label(name, value)
+}
+
 /// What a person asked for. `None` and empty mean: the class decides, else the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

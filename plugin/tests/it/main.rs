@@ -20,4 +20,5 @@ mod node;
 #[path = "../../../cluster/tests/stores/process.rs"]
 #[allow(unreachable_pub, reason = "shared with the tests of the stores")]
 mod process;
+mod several;
 mod shelf;
