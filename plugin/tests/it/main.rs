@@ -19,7 +19,6 @@ mod malformed;
 mod node;
 #[path = "../../../cluster/tests/stores/process.rs"]
 #[allow(unreachable_pub, reason = "shared with the tests of the stores")]
-mod operator;
 mod process;
 mod repair;
 mod several;
