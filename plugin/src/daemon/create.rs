@@ -84,8 +84,8 @@ impl Daemon {
         }
     }
 
-    /// One of that name exists: waits until it is ready, and compares it with what is asked for. One whose creator is
-    /// dead is undone.
+    /// One of that name exists: waits until it is ready, and only then compares it with what is asked for: it may never be.
+    /// One whose creator is dead is undone.
     async fn settle(
         self: &Arc<Self>,
         mut volume: Stored,
@@ -93,13 +93,6 @@ impl Daemon {
         end: Instant,
     ) -> Result<Settled, ServiceError> {
         let name = volume.name.clone();
-        let drift = request.drift(&view::as_asked(&volume.spec));
-        if !drift.is_empty() {
-            return Err(ServiceError::Conflict(format!(
-                "volume {name:?} exists already and is another one: {}; choose another name, or ask for it as it is",
-                drift.join(", ")
-            )));
-        }
         while volume.state == VolumeState::Creating {
             let creator = volume.creator;
             let lives = self.catalogue.read(|contents| contents.is_alive(creator));
@@ -119,6 +112,13 @@ impl Daemon {
                 Err(ServiceError::NotFound(_)) => return Ok(Settled::Undone),
                 found => found?,
             };
+        }
+        let drift = request.drift(&view::as_asked(&volume.spec));
+        if !drift.is_empty() {
+            return Err(ServiceError::Conflict(format!(
+                "volume {name:?} exists already and is another one: {}; choose another name, or ask for it as it is",
+                drift.join(", ")
+            )));
         }
         Ok(Settled::AsAsked)
     }

@@ -8,6 +8,7 @@ mod create;
 mod delete;
 mod dockerd;
 mod engine;
+mod force;
 mod health;
 mod identity;
 mod instance;
@@ -18,6 +19,7 @@ mod node;
 mod pools;
 mod rebuild;
 mod reconcile;
+mod redundancy;
 mod release;
 mod replicas;
 mod service;
@@ -28,7 +30,7 @@ mod view;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bulkhead_engine::disk;
@@ -127,6 +129,11 @@ async fn run(config: Config, promise: &MemoryPromise) -> anyhow::Result<()> {
     stop.send_replace(true);
     if let Some(daemon) = daemon {
         daemon.release_everything(config.timeout.stop.duration()).await;
+        let engine = daemon.engine.clone();
+        let closed = tokio::task::spawn_blocking(move || engine.stop(Instant::now() + POOLS)).await;
+        if !closed.unwrap_or(false) {
+            tracing::warn!("a replica is still busy; its disk does not answer");
+        }
         if timeout(POOLS, daemon.pools.close()).await.is_err() {
             tracing::warn!("a pool does not let itself be unmounted");
         }

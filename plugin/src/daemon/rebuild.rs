@@ -75,14 +75,26 @@ impl Daemon {
             return;
         }
         let all: Vec<Arc<Attached>> = self.attached.lock().values().cloned().collect();
-        for attached in all.iter().filter(|attached| attached.dead().is_none()) {
-            let changes = self.changes_for(attached);
-            if let Some((volume, changes)) = changes
-                && let Err(error) = self.change_replicas(attached, &volume, &changes).await
-            {
-                tracing::warn!(volume = attached.name, %error, "its replicas could not be changed yet");
-            }
+        for attached in all {
+            self.keep_replicas_of(&attached).await;
         }
+    }
+
+    /// The same for one volume, whose record has changed: what is not wanted any more goes at once.
+    pub(super) async fn keep_replicas_of(&self, attached: &Attached) {
+        if attached.dead().is_some() {
+            return;
+        }
+        if let Some((volume, changes)) = self.changes_for(attached)
+            && let Err(error) = self.change_replicas(attached, &volume, &changes).await
+        {
+            tracing::warn!(volume = attached.name, %error, "its replicas could not be changed yet");
+        }
+    }
+
+    /// Whether the records ask for a change of an attached volume's replicas.
+    pub(super) fn has_replicas_to_change(&self, attached: &Attached) -> bool {
+        self.changes_for(attached).is_some()
     }
 
     fn changes_for(&self, attached: &Attached) -> Option<(Arc<Stored>, Vec<ReplicaChange>)> {

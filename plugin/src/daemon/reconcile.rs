@@ -2,11 +2,13 @@
 //! first of all at the start. Replicas are made and removed, what was begun and left is finished or undone, what others
 //! ask for is released. Each errand runs on its own, under the locks of its volume, and is decided anew there.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bulkhead_cluster::nodes::Node;
 use bulkhead_cluster::schema::{Replica, ReplicaState, VolumeRecord, VolumeState};
-use bulkhead_engine::ids::VolumeId;
+use bulkhead_engine::ids::{NodeId, VolumeId};
 use futures::StreamExt;
 use futures::stream;
 use tokio::sync::{Semaphore, watch};
@@ -17,6 +19,8 @@ use crate::service::ServiceError;
 
 /// Between looks at everything.
 const INTERVAL: Duration = Duration::from_secs(30);
+/// Between looks at whether nodes have come or gone, or the store.
+const GLANCE: Duration = Duration::from_secs(2);
 /// How long a volume on which somebody works is waited for.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Errands at the same time.
@@ -39,12 +43,16 @@ enum Errand {
 
 /// One look at all records, to its end.
 pub(super) async fn once(daemon: &Arc<Daemon>) {
+    errands(daemon).await;
+    daemon.sweep_replicas().await;
+}
+
+async fn errands(daemon: &Arc<Daemon>) {
     let work = daemon.records().into_iter().map(|record| {
         let daemon = daemon.clone();
         async move { daemon.run_errands(record.id).await }
     });
     stream::iter(work).buffer_unordered(ERRANDS).collect::<()>().await;
-    daemon.sweep_replicas().await;
 }
 
 /// Follows the records until `stop` says so.
@@ -59,10 +67,20 @@ pub(super) async fn keep_up(daemon: Arc<Daemon>, mut stop: watch::Receiver<bool>
 }
 
 async fn look(daemon: &Arc<Daemon>) {
+    let mut before = daemon.outlook();
+    let mut next = Instant::now() + INTERVAL;
     loop {
-        sleep(INTERVAL).await;
-        daemon.pools.retry().await;
-        once(daemon).await;
+        sleep(GLANCE).await;
+        let now = daemon.outlook();
+        if Instant::now() >= next {
+            daemon.pools.retry().await;
+            once(daemon).await;
+            next = Instant::now() + INTERVAL;
+        } else if now != before {
+            // What nodes that have died have begun, and what waited for the store.
+            errands(daemon).await;
+        }
+        before = now;
     }
 }
 
@@ -89,6 +107,15 @@ async fn follow(daemon: &Arc<Daemon>) {
 }
 
 impl Daemon {
+    /// The nodes that live, and whether the store can be reached.
+    fn outlook(&self) -> (BTreeSet<NodeId>, bool) {
+        let lives = |node: Node| node.live.map(|live| live.node);
+        let living = self
+            .catalogue
+            .read(|contents| contents.nodes().filter_map(lives).collect());
+        (living, self.catalogue.freshness().away.is_none())
+    }
+
     /// What is to be done about a volume, as far as its record says.
     fn errand(&self, record: &VolumeRecord) -> Option<Errand> {
         let ours: Vec<&Replica> = record.replicas_on(self.node).collect();

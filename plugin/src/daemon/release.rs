@@ -119,6 +119,10 @@ impl Daemon {
         let is_known = self.catalogue.read(|contents| contents.by_id(id).is_some());
         if is_known {
             self.tell_engine(id);
+            if self.has_replicas_to_change(&attached) {
+                let daemon = self.clone();
+                tokio::spawn(async move { daemon.keep_replicas_of(&attached).await });
+            }
         } else {
             let daemon = self.clone();
             tokio::spawn(async move {

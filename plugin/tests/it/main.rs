@@ -17,6 +17,8 @@ mod driver;
 mod hundred;
 mod malformed;
 mod node;
+mod operator;
+mod repair;
 #[path = "../../../cluster/tests/stores/process.rs"]
 #[allow(unreachable_pub, reason = "shared with the tests of the stores")]
 mod operator;
