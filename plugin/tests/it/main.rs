@@ -21,6 +21,5 @@ mod operator;
 mod repair;
 #[path = "../../../cluster/tests/stores/process.rs"]
 #[allow(unreachable_pub, reason = "shared with the tests of the stores")]
-mod operator;
 mod process;
 mod shelf;
