@@ -9,6 +9,7 @@ mod faults;
 mod lossy;
 mod members;
 mod nodes;
+mod process;
 mod proxy;
 mod servers;
 mod sqlite;

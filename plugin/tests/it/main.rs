@@ -17,4 +17,9 @@ mod driver;
 mod hundred;
 mod malformed;
 mod node;
+#[path = "../../../cluster/tests/stores/process.rs"]
+#[allow(unreachable_pub, reason = "shared with the tests of the stores")]
+mod process;
+mod repair;
+mod several;
 mod shelf;
