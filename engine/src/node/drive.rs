@@ -343,7 +343,7 @@ impl Volume {
             None => Err("this node is not connected to others".to_owned()),
         };
         if let Err(error) = asked {
-            tracing::warn!(volume = %self.id(), node = %way.node, error, "a replica cannot be connected to");
+            way.note_trouble(error);
             let (replica, session) = (way.replica, None);
             self.step(Event::Unlinked { replica, session }, round);
         }
