@@ -15,6 +15,7 @@ mod cluster;
 mod daemon;
 mod driver;
 mod hundred;
+mod last_resort;
 mod malformed;
 mod node;
 #[path = "../../../cluster/tests/stores/process.rs"]
