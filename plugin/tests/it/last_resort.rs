@@ -40,9 +40,9 @@ fn a_history_that_was_given_up_is_never_mixed_with_the_one_that_goes_on() {
         .cloned()
         .expect("the replica of n2");
     assert!(stale["since"].is_string() && stale["tick"].is_string(), "{stale}");
-    // A living node keeps what it has, whatever anybody says.
-    cluster.nodes[1].start();
+    // In this order, or n2 would have caught up.
     cluster.nodes[0].kill();
+    cluster.nodes[1].start();
     let n2 = &cluster.nodes[1];
     let offline = || {
         let nodes = n2.json(&["node", "list"]);
