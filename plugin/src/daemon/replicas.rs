@@ -63,6 +63,14 @@ impl Daemon {
     }
 
     async fn make_files(&self, volume: &VolumeRecord, replica: &Replica) -> Result<(), ServiceError> {
+        if let Some(old) = replica.replaces {
+            // Of a history that was given up: the record names it, so that no other one is ever taken for it.
+            let superseded = Replica {
+                id: old,
+                ..replica.clone()
+            };
+            self.remove_files(volume, &superseded).await?;
+        }
         self.pools.check(replica.pool).await?;
         let dir = self.replica_dir(volume, replica.pool)?;
         let identity = self.identity_of(volume, replica.id);

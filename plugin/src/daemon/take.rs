@@ -112,7 +112,7 @@ impl Daemon {
         let surveyed = surveyed.map_err(|error| ServiceError::Failed(error.to_string()))?;
         let name = &volume.name;
         for found in &surveyed {
-            if let Ok(epoch) = found.epoch
+            if let Some(epoch) = found.epoch()
                 && epoch > volume.epoch
             {
                 return Err(ServiceError::Failed(format!(
@@ -124,7 +124,7 @@ impl Daemon {
         }
         if surveyed
             .iter()
-            .any(|found| found.epoch.is_ok() && record.is_member(found.replica))
+            .any(|found| found.found.is_ok() && record.is_member(found.replica))
         {
             return Ok(());
         }
@@ -136,7 +136,7 @@ impl Daemon {
                 } else {
                     " (out of date)"
                 };
-                match &found.epoch {
+                match &found.found {
                     Ok(_) => format!("node {}{standing} answers", self.name_of(found.node)),
                     Err(error) => format!("node {}{standing}: {error}", self.name_of(found.node)),
                 }

@@ -4,14 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_cluster::schema::{ReplicaState, VolumeRecord, VolumeSpec, VolumeState};
+use bulkhead_cluster::schema::{Primary, VolumeRecord, VolumeSpec, VolumeState};
+use bulkhead_engine::node::VolumeStatus;
 use nix::sys::statvfs::statvfs;
 use tokio::time::timeout;
 
 use super::attach::Attached;
 use super::context::Daemon;
+use super::members::stale_as_of;
+use super::redundancy::Redundancy;
 use crate::options::VolumeRequest;
-use crate::service::{AttachedView, ReplicaView, VolumeView};
+use crate::service::{AttachedView, VolumeView};
 
 /// How long the file system of a volume may take to say how full it is; a stuck one is shown without.
 const USAGE: Duration = Duration::from_millis(300);
@@ -46,7 +49,8 @@ impl Daemon {
         let attached = self
             .attached(&record.name)
             .filter(|attached| attached.id == record.id);
-        let condition = self.condition(record, attached.as_deref());
+        let status = attached.as_ref().map(|attached| attached.volume.status());
+        let condition = self.condition(record, attached.as_deref().zip(status.as_ref()));
         let spec = &record.spec;
         let said = |text: &String| (!text.is_empty()).then(|| text.clone());
         VolumeView {
@@ -71,27 +75,19 @@ impl Daemon {
             labels: spec.labels.clone(),
             mount_options: said(&spec.mount_options),
             mkfs_options: said(&spec.mkfs_options),
-            replicas: record
-                .replicas
-                .iter()
-                .map(|replica| self.replica_view(replica))
-                .collect(),
+            replicas: self.replica_views(record, status.as_ref()),
             attached: record.primary.as_ref().map(|primary| AttachedView {
                 node: self.name_of(primary.node),
                 since: Some(primary.since.into()),
+                user: said(&primary.user),
             }),
-        }
-    }
-
-    fn replica_view(&self, replica: &bulkhead_cluster::schema::Replica) -> ReplicaView {
-        ReplicaView {
-            node: self.name_of(replica.node),
-            pool: replica.pool.to_string(),
-            state: match &replica.trouble {
-                Some(trouble) => format!("in trouble: {trouble}"),
-                None if !replica.made => "being made".to_owned(),
-                None => replica_word(replica.state).to_owned(),
-            },
+            wanted: record.wanted.as_ref().map(|wanted| AttachedView {
+                node: self.name_of(wanted.node),
+                since: Some(wanted.since.into()),
+                user: said(&wanted.user),
+            }),
+            epoch: record.epoch.0,
+            as_of: stale_as_of(&self.catalogue.freshness()),
         }
     }
 
@@ -103,7 +99,7 @@ impl Daemon {
         }
     }
 
-    fn condition(&self, record: &VolumeRecord, attached: Option<&Attached>) -> Condition {
+    fn condition(&self, record: &VolumeRecord, attached: Option<(&Attached, &VolumeStatus)>) -> Condition {
         match record.state {
             VolumeState::Creating => {
                 return Condition::well("creating", self.with_troubles("being created", record));
@@ -113,16 +109,15 @@ impl Daemon {
             }
             VolumeState::Ready => {}
         }
-        if let Some(attached) = attached {
-            return self.attached_condition(record, attached);
+        if let Some((attached, status)) = attached {
+            let sole = record.members().count() < 2;
+            let condition = attached_condition(attached, status, sole, &self.node_name);
+            return self.with_redundancy(record, condition, true);
         }
-        if let Some(primary) = record
-            .primary
-            .as_ref()
-            .filter(|primary| primary.node != self.node)
-        {
-            let place = format!("attached on {}", self.name_of(primary.node));
-            return self.redundancy(record, "attached", &place);
+        let elsewhere = |primary: &&Primary| primary.node != self.node;
+        if let Some(primary) = record.primary.as_ref().filter(elsewhere) {
+            let status = format!("up, attached on {}", self.name_of(primary.node));
+            return self.with_redundancy(record, Condition::well("attached", status), true);
         }
         if let Some(reason) = self.failures.lock().get(&record.id) {
             return Condition::ill("failed", format!("down: {reason}"));
@@ -140,75 +135,42 @@ impl Daemon {
                 ),
             );
         }
-        match &record.primary {
-            Some(primary) => {
-                let place = format!("attached on {}", self.name_of(primary.node));
-                self.redundancy(record, "attached", &place)
-            }
-            None => self.redundancy(record, "ready", "detached"),
-        }
+        let condition = match &record.primary {
+            Some(_) => Condition::well("attached", format!("up, attached on {}", self.node_name)),
+            None => Condition::well("ready", "up, detached"),
+        };
+        self.with_redundancy(record, condition, false)
     }
 
+    /// A sentence with what keeps nodes from doing their part.
     fn with_troubles(&self, what: &str, record: &VolumeRecord) -> String {
-        let troubles: Vec<String> = record
-            .replicas
-            .iter()
-            .filter_map(|replica| {
-                let trouble = replica.trouble.as_ref()?;
-                Some(format!("; node {}: {trouble}", self.name_of(replica.node)))
-            })
-            .collect();
-        format!("{what}{}", troubles.concat())
+        let troubles = record.replicas.iter().filter_map(|replica| {
+            let trouble = replica.trouble.as_ref()?;
+            Some(format!("; node {}: {trouble}", self.name_of(replica.node)))
+        });
+        format!("{what}{}", troubles.collect::<String>())
     }
 
-    fn attached_condition(&self, record: &VolumeRecord, attached: &Attached) -> Condition {
-        let here = &self.node_name;
-        if let Some(reason) = attached.dead() {
-            return Condition::ill("failed", format!("down: {reason}; it is being taken down"));
+    /// A condition with what the replicas add to it. What serves is not down, whatever the records say of its replicas.
+    fn with_redundancy(&self, record: &VolumeRecord, condition: Condition, serves: bool) -> Condition {
+        if !condition.healthy {
+            return condition;
         }
-        let status = attached.volume.status();
-        let failure = status.local.as_ref().and_then(|local| local.failure.as_ref());
-        if let Some(failure) = failure.filter(|_| record.members().count() < 2) {
-            return Condition::ill(
+        match self.redundancy(record) {
+            Redundancy::Full => condition,
+            Redundancy::Degraded(why) => {
+                let status = format!("{}, degraded: {why}", condition.status);
+                Condition::ill("degraded", self.with_troubles(&status, record))
+            }
+            Redundancy::Lost(_) if serves => condition,
+            Redundancy::Lost(nodes) => Condition::ill(
                 "failed",
-                format!("down: its replica on {here} has failed ({failure})"),
-            );
-        }
-        if status.local.is_some_and(|local| local.pool_full) {
-            return Condition::ill(
-                "attached",
                 format!(
-                    "up, attached on {here}, but its pool is full and writes fail; delete volumes, trim file systems or enlarge the pool"
+                    "down: what is in sync lies on {nodes}, of which there is no sign of life; start it again. If it is gone for good: `bulkhead volume force-primary {} --replica NODE` on the node of another replica says what that would lose",
+                    record.name
                 ),
-            );
+            ),
         }
-        let place = match attached.leaving.lock().as_ref() {
-            Some(why) => format!("attached on {here}; it is released when it can be: {why}"),
-            None => format!("attached on {here}"),
-        };
-        self.redundancy(record, "attached", &place)
-    }
-
-    /// A volume that is up, with what its replicas lack.
-    fn redundancy(&self, record: &VolumeRecord, state: &'static str, place: &str) -> Condition {
-        let sound = record.members().filter(|replica| replica.made).count();
-        let wanted = usize::from(record.spec.repl);
-        if sound >= wanted {
-            return Condition::well(state, format!("up, {place}"));
-        }
-        let lacking: Vec<String> = record
-            .replicas
-            .iter()
-            .filter(|replica| replica.state != ReplicaState::Member)
-            .map(|replica| format!("{} {}", self.name_of(replica.node), replica_word(replica.state)))
-            .collect();
-        let lacking = if lacking.is_empty() {
-            "no node has room for another one".to_owned()
-        } else {
-            lacking.join(", ")
-        };
-        let message = format!("up, {place}, but {sound} of {wanted} replicas in sync: {lacking}");
-        Condition::ill(state, self.with_troubles(&message, record))
     }
 
     /// The same with how much it takes, as far as that can be found out at once.
@@ -228,13 +190,31 @@ impl Daemon {
     }
 }
 
-/// The state of a replica in words.
-pub(super) fn replica_word(state: ReplicaState) -> &'static str {
-    match state {
-        ReplicaState::Member => "in sync",
-        ReplicaState::Stale { .. } => "out of date",
-        ReplicaState::Rebuilding { .. } => "being rebuilt",
-        ReplicaState::Removing => "being removed",
+fn attached_condition(attached: &Attached, status: &VolumeStatus, sole: bool, here: &str) -> Condition {
+    if let Some(reason) = attached.dead() {
+        return Condition::ill("failed", format!("down: {reason}; it is being taken down"));
+    }
+    let failure = status.local.as_ref().and_then(|local| local.failure.as_ref());
+    if let Some(failure) = failure.filter(|_| sole) {
+        return Condition::ill(
+            "failed",
+            format!("down: its replica on {here} has failed ({failure})"),
+        );
+    }
+    if status.local.as_ref().is_some_and(|local| local.pool_full) {
+        return Condition::ill(
+            "attached",
+            format!(
+                "up, attached on {here}, but its pool is full and writes fail; delete volumes, trim file systems or enlarge the pool"
+            ),
+        );
+    }
+    match attached.leaving.lock().as_ref() {
+        Some(why) => Condition::well(
+            "attached",
+            format!("up, attached on {here}; it is released when it can be: {why}"),
+        ),
+        None => Condition::well("attached", format!("up, attached on {here}")),
     }
 }
 

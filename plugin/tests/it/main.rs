@@ -20,5 +20,6 @@ mod node;
 #[path = "../../../cluster/tests/stores/process.rs"]
 #[allow(unreachable_pub, reason = "shared with the tests of the stores")]
 mod process;
+mod repair;
 mod several;
 mod shelf;
