@@ -261,7 +261,10 @@ impl Replicas {
         if let Some(cause) = superblock.failed {
             state.failed.insert(replica, cause);
         }
-        state.slots.remove(&replica);
+        // Somebody else who closed it as well may have been faster, and it may be open again.
+        if matches!(state.slots.get(&replica), Some(Slot::Closing(closed)) if Arc::ptr_eq(closed, &open)) {
+            state.slots.remove(&replica);
+        }
         drop(state);
         self.changed.notify_all();
         Ok(())
