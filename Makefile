@@ -49,4 +49,4 @@ sim: ## simulates SEEDS runs of the replication from seed FROM on
 	@cargo run --quiet --release --package bulkhead-sim --bin sim -- run --seeds $(SEEDS) --from $(FROM)
 
 sim-faults: ## looks for every deliberate fault with the simulation
-	@cargo run --quiet --release --package bulkhead-sim --bin sim --features faults --target-dir target/faults -- faults
+	@cargo run --quiet --release --package bulkhead-sim --bin sim --features faults --target-dir target/faults -- faults --page docs/simulation.md
