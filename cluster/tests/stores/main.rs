@@ -9,8 +9,9 @@ mod faults;
 mod lossy;
 mod nodes;
 mod proxy;
-mod servers;
 mod sqlite;
 mod support;
 mod tls;
 mod volumes;
+
+use bulkhead_test_servers as servers;
