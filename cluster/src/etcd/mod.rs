@@ -3,6 +3,7 @@
 
 mod fault;
 mod link;
+mod pace;
 mod watch;
 
 use std::fmt;
