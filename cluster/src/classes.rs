@@ -30,6 +30,11 @@ pub enum ClassError {
         "storage class `{0}` exists already and says something else; delete it first, or choose another name"
     )]
     Exists(String),
+    /// It is the default one, and volumes without a class would come out differently from now on without a word.
+    #[error(
+        "storage class `{0}` is the default one, which volumes without a class take; make another one the default first (bulkhead class default OTHER), or none (bulkhead class default --none)"
+    )]
+    Default(String),
     /// Others changed classes all the time.
     #[error("storage class `{0}` is being changed by others all the time; try again")]
     Busy(String),
@@ -153,11 +158,18 @@ impl Classes {
         Err(ClassError::Busy(name.to_owned()))
     }
 
-    /// Removes a class; if it is the default one, there is none afterwards. Its volumes stay as they are.
+    /// Volumes without a class take none from now on. No fault if there is no default one.
+    pub async fn clear_default(&self) -> Result<(), ClassError> {
+        self.store.commit(Txn::new().delete(DEFAULT_CLASS_KEY)).await?;
+        Ok(())
+    }
+
+    /// Removes a class; refused while it is the default one. Its volumes stay as they are.
     pub async fn delete(&self, name: &str) -> Result<(), ClassError> {
         let key = class_key(name)?;
         let mut lost = false;
         for _ in 0..TRIES {
+            let default = self.default().await?;
             let Some(class) = records::get::<ClassRecord>(&*self.store, &key).await? else {
                 return if lost {
                     Ok(())
@@ -165,15 +177,16 @@ impl Classes {
                     Err(self.no_such(name).await)
                 };
             };
-            let mut txn = Txn::new().check(&key, Expect::At(class.revision)).delete(&key);
-            let default = self.default().await?;
-            txn = match default {
-                Some(default) if default.class == name => txn
-                    .check(DEFAULT_CLASS_KEY, Expect::At(default.revision))
-                    .delete(DEFAULT_CLASS_KEY),
-                Some(default) => txn.check(DEFAULT_CLASS_KEY, Expect::At(default.revision)),
-                None => txn.check(DEFAULT_CLASS_KEY, Expect::Absent),
+            // It must not become the default one in between either.
+            let still = match default {
+                Some(default) if default.class == name => return Err(ClassError::Default(name.to_owned())),
+                Some(default) => Expect::At(default.revision),
+                None => Expect::Absent,
             };
+            let txn = Txn::new()
+                .check(&key, Expect::At(class.revision))
+                .check(DEFAULT_CLASS_KEY, still)
+                .delete(&key);
             match self.store.commit(txn).await {
                 Ok(_) => return Ok(()),
                 Err(StoreError::Conflict { .. }) => {}

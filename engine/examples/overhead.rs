@@ -10,13 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead_engine::disk::{self, BlockFile, Caching, OsFile};
-use bulkhead_engine::format::ReplicaIdentity;
 use bulkhead_engine::geometry::{ByteRange, Geometry};
-use bulkhead_engine::ids::{ClusterId, Epoch, NodeId, ReplicaId, VolumeId};
+use bulkhead_engine::ids::Epoch;
 use bulkhead_engine::io::{AlignedBuf, BlockDevice, BlockOp, Data, IoError};
-use bulkhead_engine::node::{Node, Volume, VolumeConfig};
+use bulkhead_engine::node::{Node, ReplicaSettings, Volume};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+
+#[path = "../tests/support/alone.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod alone;
 
 const SIZE: u64 = 256 << 20;
 const TURN: Duration = Duration::from_millis(400);
@@ -242,17 +245,13 @@ fn main() {
 }
 
 fn open_volume(parent: &Path, caching: Caching) -> Arc<Volume> {
-    let identity = ReplicaIdentity {
-        cluster: ClusterId::from_u128(1),
-        volume: VolumeId::from_u128(2),
-        replica: ReplicaId::from_u128(3),
-    };
     let dir = parent.join("volume");
-    disk::create(&dir, identity, Geometry::for_size(SIZE).unwrap()).unwrap();
-    let config = VolumeConfig {
-        foreign_lease: false,
+    let geometry = Geometry::for_size(SIZE).unwrap();
+    disk::create(&dir, alone::identity(), geometry).unwrap();
+    let replicas = ReplicaSettings {
         caching,
-        ..VolumeConfig::new(identity, dir, NodeId::from_u128(4), Epoch(1))
+        ..ReplicaSettings::default()
     };
-    Volume::open(&Node::start().unwrap(), config).unwrap()
+    let node = Node::start(alone::node_config(&alone::Place::at(&dir), replicas)).unwrap();
+    Volume::open(&node, alone::volume_config(geometry, Epoch(1))).unwrap()
 }

@@ -8,11 +8,11 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bulkhead_engine::disk;
-use bulkhead_engine::format::ReplicaIdentity;
 use bulkhead_engine::geometry::{ByteRange, Geometry};
-use bulkhead_engine::ids::{ClusterId, Epoch, NodeId, ReplicaId, VolumeId};
+use bulkhead_engine::ids::Epoch;
 use bulkhead_engine::io::{BlockDevice, BlockOp, Data, IoError};
-use bulkhead_engine::node::{Node, Volume, VolumeConfig, VolumeState};
+use bulkhead_engine::node::{Node, ReplicaSettings, Volume, VolumeState};
+use support::alone;
 use support::pool::Pool;
 
 const STEP: u64 = 1 << 20;
@@ -48,21 +48,15 @@ fn fill_and_recover(kind: &str, mib: u64) {
         return;
     };
     let dir = pool.dir().join("v");
-    let identity = ReplicaIdentity {
-        cluster: ClusterId::from_u128(1),
-        volume: VolumeId::from_u128(2),
-        replica: ReplicaId::from_u128(3),
+    let geometry = Geometry::for_size((2 * mib) << 20).unwrap();
+    disk::create(&dir, alone::identity(), geometry).unwrap();
+    let replicas = ReplicaSettings {
+        checkpoint_interval: Duration::from_millis(20),
+        ..ReplicaSettings::default()
     };
-    disk::create(&dir, identity, Geometry::for_size((2 * mib) << 20).unwrap()).unwrap();
-    let node = Node::start().unwrap();
-    let open = |epoch| {
-        let config = VolumeConfig {
-            foreign_lease: false,
-            checkpoint_interval: Duration::from_millis(20),
-            ..VolumeConfig::new(identity, dir.clone(), NodeId::from_u128(4), Epoch(epoch))
-        };
-        Volume::open(&node, config).unwrap()
-    };
+    let node = Node::start(alone::node_config(&alone::Place::at(&dir), replicas)).unwrap();
+    let open = |epoch| Volume::open(&node, alone::volume_config(geometry, Epoch(epoch))).unwrap();
+    let local = |volume: &Volume| volume.status().local.unwrap();
     let deadline = || Instant::now() + Duration::from_secs(30);
 
     let volume = open(1);
@@ -83,10 +77,10 @@ fn fill_and_recover(kind: &str, mib: u64) {
     assert!(full_at > mib / 4, "{kind}: full at {full_at} of {mib} MiB");
     let status = volume.status();
     assert!(
-        status.local.pool_full && status.state == VolumeState::Serving,
+        local(&volume).pool_full && status.state == VolumeState::Serving,
         "{kind}: {status:?}"
     );
-    assert_eq!(status.local.failure, None);
+    assert_eq!(local(&volume).failure, None);
     volume
         .flush()
         .unwrap_or_else(|error| panic!("{kind}: flush of a full pool: {error}"));
@@ -106,7 +100,7 @@ fn fill_and_recover(kind: &str, mib: u64) {
     volume.flush().unwrap();
     write(&volume, full_at).unwrap_or_else(|error| panic!("{kind}: after a discard: {error}"));
     volume.flush().unwrap();
-    assert!(!volume.status().local.pool_full, "{kind}");
+    assert!(!local(&volume).pool_full, "{kind}");
     assert!((full_at / 2..=full_at).all(|step| holds(&volume, step)), "{kind}");
     volume.close(deadline()).unwrap();
 }

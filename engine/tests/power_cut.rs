@@ -15,13 +15,14 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bulkhead_engine::disk;
-use bulkhead_engine::format::{FailCause, ReplicaIdentity};
+use bulkhead_engine::format::FailCause;
 use bulkhead_engine::geometry::{ByteRange, Geometry};
-use bulkhead_engine::ids::{BootId, ClusterId, Epoch, NodeId, ReplicaId, VolumeId};
+use bulkhead_engine::ids::{BootId, Epoch};
 use bulkhead_engine::io::{BlockDevice, BlockOp, Data, IoError};
 use bulkhead_engine::machine::primary::EndReason;
-use bulkhead_engine::node::{Node, Volume, VolumeConfig, VolumeState};
+use bulkhead_engine::node::{Node, NodeConfig, ReplicaSettings, Volume, VolumeConfig, VolumeState};
 use rand::Rng;
+use support::alone::{self, identity};
 use support::pool::Pool;
 
 const SIZE: u64 = 64 << 20;
@@ -30,26 +31,23 @@ const THREADS: usize = 4;
 const PAGES_PER_THREAD: u64 = 512;
 const ROUNDS: u32 = 6;
 
-fn identity() -> ReplicaIdentity {
-    ReplicaIdentity {
-        cluster: ClusterId::from_u128(1),
-        volume: VolumeId::from_u128(2),
-        replica: ReplicaId::from_u128(3),
-    }
-}
-
 fn open(dir: &Path, epoch: u32) -> std::sync::Arc<Volume> {
-    // Every opening is after another boot.
-    let node = Node::start_under(BootId::from_u128(epoch.into())).unwrap();
-    let config = VolumeConfig {
-        foreign_lease: false,
+    let replicas = ReplicaSettings {
         checkpoint_interval: Duration::from_millis(10),
         region_idle: Duration::from_millis(20),
-        tick_interval: Duration::from_millis(5),
         max_set_regions: 6,
-        ..VolumeConfig::new(identity(), dir.to_owned(), NodeId::from_u128(4), Epoch(epoch))
+        ..ReplicaSettings::default()
     };
-    Volume::open(&node, config).unwrap()
+    let node = NodeConfig {
+        // Every opening is after another boot.
+        boot: Some(BootId::from_u128(epoch.into())),
+        ..alone::node_config(&alone::Place::at(dir), replicas)
+    };
+    let config = VolumeConfig {
+        tick_interval: Duration::from_millis(5),
+        ..alone::volume_config(Geometry::for_size(SIZE).unwrap(), Epoch(epoch))
+    };
+    Volume::open(&Node::start(node).unwrap(), config).unwrap()
 }
 
 fn submit(volume: &Volume, op: BlockOp) -> Result<Option<Data>, IoError> {
@@ -257,7 +255,7 @@ fn a_device_that_fails_under_its_file_system_is_final() {
     );
     let status = volume.status();
     assert!(
-        matches!(status.state, VolumeState::Ended(_)) && status.local.failure.is_some(),
+        matches!(status.state, VolumeState::Ended(_)) && status.local.as_ref().unwrap().failure.is_some(),
         "{status:?}"
     );
     let _ = volume.close(Instant::now() + Duration::from_secs(20));

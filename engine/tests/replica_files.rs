@@ -239,3 +239,55 @@ fn names_in(dir: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+#[test]
+fn a_failed_replica_is_accepted_by_an_explicit_word_only() {
+    use bulkhead_engine::format::{FailCause, Superblock};
+    let pool = TempDir::new().unwrap();
+    let dir = pool.path().join("v");
+    create(&dir, 3);
+    let before = disk::inspect(&dir).unwrap();
+    assert!(before.modified.elapsed().unwrap() < std::time::Duration::from_secs(60));
+    assert_eq!(
+        disk::accept_failed(&dir, &identity(3)).unwrap(),
+        None,
+        "nothing had failed"
+    );
+    assert_eq!(disk::inspect(&dir).unwrap().superblock, before.superblock);
+
+    let failed = Superblock {
+        sequence: before.superblock.sequence + 2,
+        failed: Some(FailCause::Sync),
+        whole: false,
+        clean: false,
+        ..before.superblock
+    };
+    let meta = fs::File::options().write(true).open(dir.join(META_FILE)).unwrap();
+    meta.write_all_at(&failed.encode(), MetaLayout::slot_offset(failed.sequence))
+        .unwrap();
+    assert!(matches!(
+        disk::accept_failed(&dir, &identity(4)),
+        Err(DiskError::Foreign { .. })
+    ));
+    let held = open(&dir, 3).unwrap();
+    assert!(matches!(
+        disk::accept_failed(&dir, &identity(3)),
+        Err(DiskError::InUse(_))
+    ));
+    drop(held);
+    assert_eq!(
+        disk::accept_failed(&dir, &identity(3)).unwrap(),
+        Some(FailCause::Sync)
+    );
+    let after = disk::inspect(&dir).unwrap();
+    assert!(after.both_slots_valid);
+    assert_eq!(
+        after.superblock,
+        Superblock {
+            sequence: failed.sequence + 1,
+            failed: None,
+            ..failed
+        }
+    );
+    assert_eq!(disk::accept_failed(&dir, &identity(3)).unwrap(), None);
+}

@@ -12,40 +12,42 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bulkhead_engine::disk::{self, Caching, ReplicaFiles};
-use bulkhead_engine::format::{FailCause, ReplicaIdentity};
+use bulkhead_engine::format::FailCause;
 use bulkhead_engine::geometry::{ByteRange, Geometry};
-use bulkhead_engine::ids::{ClusterId, Epoch, NodeId, ReplicaId, VolumeId};
+use bulkhead_engine::ids::Epoch;
 use bulkhead_engine::io::{BlockDevice, BlockOp, Data, IoError};
 use bulkhead_engine::machine::primary::EndReason;
-use bulkhead_engine::node::{CloseError, Node, OpenError, Volume, VolumeConfig, VolumeState};
+use bulkhead_engine::node::{
+    CloseError, Node, OpenError, ReplicaSettings, ReplicaStatus, Volume, VolumeConfig, VolumeState,
+};
+use support::alone::{self, identity};
 use support::faulty::Faults;
 use tempfile::TempDir;
 
 const SIZE: u64 = 32 << 20;
 const PAGE: usize = 4096;
 
-fn identity() -> ReplicaIdentity {
-    ReplicaIdentity {
-        cluster: ClusterId::from_u128(1),
-        volume: VolumeId::from_u128(2),
-        replica: ReplicaId::from_u128(3),
+fn config(epoch: u32) -> VolumeConfig {
+    VolumeConfig {
+        io_timeout: Duration::from_secs(20),
+        ..alone::volume_config(Geometry::for_size(SIZE).unwrap(), Epoch(epoch))
     }
 }
 
-fn config(dir: &Path, epoch: u32) -> VolumeConfig {
-    VolumeConfig {
-        foreign_lease: false,
+fn start(place: &Arc<alone::Place>) -> Arc<Node> {
+    let replicas = ReplicaSettings {
         checkpoint_interval: Duration::from_millis(50),
         region_idle: Duration::from_millis(100),
-        io_timeout: Duration::from_secs(20),
-        ..VolumeConfig::new(identity(), dir.to_owned(), NodeId::from_u128(4), Epoch(epoch))
-    }
+        ..ReplicaSettings::default()
+    };
+    Node::start(alone::node_config(place, replicas)).unwrap()
 }
 
 /// A replica in a directory that goes when this does.
 struct Place {
     _pool: TempDir,
     dir: PathBuf,
+    place: Arc<alone::Place>,
     node: Arc<Node>,
 }
 
@@ -54,15 +56,17 @@ impl Place {
         let pool = TempDir::new().unwrap();
         let dir = pool.path().join("v");
         disk::create(&dir, identity(), Geometry::for_size(SIZE).unwrap()).unwrap();
+        let place = alone::Place::at(&dir);
         Self {
             _pool: pool,
             dir,
-            node: Node::start().unwrap(),
+            node: start(&place),
+            place,
         }
     }
 
     fn open(&self, epoch: u32) -> Result<Arc<Volume>, OpenError> {
-        Volume::open(&self.node, config(&self.dir, epoch))
+        Volume::open(&self.node, config(epoch))
     }
 
     /// Opens it with a data file and a metadata file that fail on command, and a queue of how it ended.
@@ -77,15 +81,15 @@ impl Place {
         let (sender, ended) = mpsc::channel();
         let config = VolumeConfig {
             on_ended: Some(Box::new(move |_, reason| sender.send(reason).unwrap())),
-            ..config(&self.dir, epoch)
+            ..config(epoch)
         };
-        (
-            Volume::open_on(&self.node, config, files).unwrap(),
-            data,
-            meta,
-            ended,
-        )
+        self.place.give(files);
+        (Volume::open(&self.node, config).unwrap(), data, meta, ended)
     }
+}
+
+fn local(volume: &Volume) -> ReplicaStatus {
+    volume.status().local.expect("its replica is open")
 }
 
 fn submit(volume: &Volume, op: BlockOp) -> Result<Option<Data>, IoError> {
@@ -151,7 +155,7 @@ fn what_is_written_is_read_also_after_a_reopening() {
         (status.served.zeroes, status.served.flushes, status.served.errors),
         (1, 1, 0)
     );
-    assert!(status.local.allocated.unwrap() >= 8192);
+    assert!(local(&volume).allocated.unwrap() >= 8192);
     volume.close(soon()).unwrap();
     assert_eq!(write(&volume, 0, 9, PAGE), Err(IoError::Io), "closed is closed");
 
@@ -193,18 +197,49 @@ fn requests_off_bounds_are_invalid_and_harm_nothing() {
 #[test]
 fn a_double_open_is_refused() {
     let place = Place::new();
-    let volume = place.open(1).unwrap();
-    let refused = place.open(2).err().unwrap();
-    assert!(refused.to_string().contains("in use"), "{refused}");
-    // A copy of the directory is another file, but the same replica.
-    let copy = place.dir.with_file_name("copy");
-    std::fs::create_dir(&copy).unwrap();
-    for name in [disk::DATA_FILE, disk::META_FILE] {
-        std::fs::copy(place.dir.join(name), copy.join(name)).unwrap();
+    let volume = place.open(2).unwrap();
+    for epoch in [1, 2] {
+        let refused = place.open(epoch).err().unwrap();
+        assert!(matches!(refused, OpenError::Open { .. }), "{refused}");
     }
-    let refused = Volume::open(&place.node, config(&copy, 2)).err().unwrap();
-    assert!(matches!(refused, OpenError::Duplicate { .. }), "{refused}");
+    // Another process has the directory.
+    let other = start(&place.place);
+    let refused = Volume::open(&other, config(3)).err().unwrap();
+    assert!(refused.to_string().contains("in use"), "{refused}");
+    write(&volume, 0, 1, PAGE).unwrap();
     volume.close(soon()).unwrap();
+}
+
+#[test]
+fn a_newer_attachment_ends_an_older_one() {
+    let place = Place::new();
+    let older = place.open(1).unwrap();
+    write(&older, 0, 1, PAGE).unwrap();
+    let newer = place.open(2).unwrap();
+    assert_eq!(read(&newer, 0, 4096).unwrap(), [1; PAGE]);
+    write(&newer, 0, 2, PAGE).unwrap();
+    assert_eq!(write(&older, 0, 3, PAGE), Err(IoError::Io));
+    assert_eq!(read(&older, 0, 4096), Err(IoError::Io));
+    assert_eq!(read(&newer, 0, 4096).unwrap(), [2; PAGE]);
+    assert!(matches!(older.ended(), Some(EndReason::Superseded(Epoch(2)))));
+    newer.close(soon()).unwrap();
+}
+
+#[test]
+fn a_closed_replica_gives_its_files_free_and_an_open_one_its_volume_up() {
+    let place = Place::new();
+    let volume = place.open(1).unwrap();
+    write(&volume, 0, 1, PAGE).unwrap();
+    place.node.close_replica(identity().replica, soon()).unwrap();
+    assert!(!disk::inspect(&place.dir).unwrap().in_use);
+    assert!(place.node.replicas().is_empty());
+    let _ = volume.close(Instant::now() + Duration::from_secs(1));
+    assert_eq!(read(&volume, 0, 4096), Err(IoError::Io));
+    let again = place.open(2).unwrap();
+    assert_eq!(read(&again, 0, 4096).unwrap(), [1; PAGE]);
+    again.close(soon()).unwrap();
+    place.node.close_replica(identity().replica, soon()).unwrap();
+    assert!(disk::delete(&place.dir).unwrap());
 }
 
 #[test]
@@ -221,16 +256,14 @@ fn the_checkpoint_moves_the_durable_tick_and_clears_idle_regions() {
     let place = Place::new();
     let config = VolumeConfig {
         tick_interval: Duration::from_millis(20),
-        ..config(&place.dir, 1)
+        ..config(1)
     };
     let volume = Volume::open(&place.node, config).unwrap();
     write(&volume, 0, 1, PAGE).unwrap();
-    assert_eq!(volume.status().local.set_regions, 1);
+    assert_eq!(local(&volume).set_regions, 1);
     let written_at = volume.status().tick;
-    wait_until("the region is cleared", || volume.status().local.set_regions == 0);
-    wait_until("the write is durable", || {
-        volume.status().local.durable >= written_at
-    });
+    wait_until("the region is cleared", || local(&volume).set_regions == 0);
+    wait_until("the write is durable", || local(&volume).durable >= written_at);
     drop(volume);
 }
 
@@ -259,7 +292,14 @@ fn a_failed_sync_is_final() {
     let status = volume.status();
     assert!(matches!(status.state, VolumeState::Ended(_)));
     assert!(
-        status.local.failure.unwrap().contains("sync of the data failed"),
+        status
+            .local
+            .as_ref()
+            .unwrap()
+            .failure
+            .as_ref()
+            .unwrap()
+            .contains("sync of the data failed"),
         "says what was seen"
     );
     assert!(matches!(volume.close(soon()), Err(CloseError::Ended { .. })));
@@ -333,9 +373,13 @@ fn a_disk_that_hangs_holds_up_no_other_volume_and_no_caller_for_ever() {
     };
     let config = VolumeConfig {
         io_timeout: Duration::from_secs(1),
-        ..config(&stuck.dir, 1)
+        ..config(1)
     };
-    let hanging = Volume::open_on(&stuck.node, config, files).unwrap();
+    let hanging = {
+        stuck.place.give(files);
+        Volume::open(&stuck.node, config)
+    }
+    .unwrap();
     write(&hanging, 0, 1, PAGE).unwrap();
     data.sync_delay_ms.store(6000, Ordering::SeqCst);
     let begun = Instant::now();
@@ -372,9 +416,13 @@ fn what_is_in_flight_is_bounded() {
     let config = VolumeConfig {
         max_operations: 4,
         max_bytes: 3 * PAGE,
-        ..config(&place.dir, 1)
+        ..config(1)
     };
-    let volume = Volume::open_on(&place.node, config, files).unwrap();
+    let volume = {
+        place.place.give(files);
+        Volume::open(&place.node, config)
+    }
+    .unwrap();
     data.write_delay_ms.store(5, Ordering::SeqCst);
     let most = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -424,8 +472,8 @@ fn child_that_writes_until_it_is_killed() {
         .unwrap()
         .parse()
         .unwrap();
-    let node = Node::start().unwrap();
-    let volume = Volume::open(&node, config(Path::new(&dir), epoch)).unwrap();
+    let node = start(&alone::Place::at(Path::new(&dir)));
+    let volume = Volume::open(&node, config(epoch)).unwrap();
     let mut out = std::io::stdout();
     for turn in 1u64.. {
         let page = turn % 1000;
@@ -474,7 +522,7 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
         );
         let volume = place.open(2 * round + 1).unwrap();
         assert!(
-            volume.status().local.whole,
+            local(&volume).whole,
             "a killed process loses nothing that the page cache held"
         );
         for turn in acked.saturating_sub(999).max(1)..=acked {

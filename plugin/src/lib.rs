@@ -7,6 +7,7 @@
 //! | [`options`] | what a person may ask of a volume, parsed and checked |
 //! | [`http`] | a Unix socket that speaks HTTP, with deadlines and limits |
 //! | [`locks`] | one lock per volume name |
+//! | nearest | names that may have been meant |
 //! | [`docker`] | Docker's volume driver protocol, and the table of who has what mounted |
 //! | [`api`] | the JSON interface behind the command line |
 //! | [`config`] | one struct from file, environment and flags |
@@ -21,6 +22,7 @@ pub mod daemon;
 pub mod docker;
 pub mod http;
 pub mod locks;
+mod nearest;
 pub mod options;
 pub mod service;
 pub mod telemetry;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bulkhead_engine::ids::{NodeId, PoolId, VolumeId};
 use bytes::Bytes;
@@ -25,6 +26,8 @@ pub struct Contents {
     names: BTreeMap<String, VolumeId>,
     nodes: BTreeMap<NodeId, NodeRecord>,
     live: BTreeMap<NodeId, LiveRecord>,
+    /// When we heard that a node's sign of life had gone, for those that have not come back.
+    silent: BTreeMap<NodeId, SystemTime>,
     pools: BTreeMap<PoolId, PoolRecord>,
     classes: BTreeMap<String, ClassRecord>,
     default_class: Option<String>,
@@ -83,6 +86,11 @@ impl Contents {
     /// Whether a node lives by its lease, as far as we have heard.
     pub fn is_alive(&self, node: NodeId) -> bool {
         self.live.contains_key(&node)
+    }
+
+    /// Since when a node gives no sign of life, if we were there when it ended.
+    pub fn silent_since(&self, node: NodeId) -> Option<SystemTime> {
+        self.silent.get(&node).copied()
     }
 
     /// All pools.
@@ -185,6 +193,7 @@ impl Contents {
             self.nodes.insert(node.id, node);
         } else if key.starts_with(LIVE) {
             let live: LiveRecord = record(entry)?;
+            self.silent.remove(&live.node);
             self.live.insert(live.node, live);
         } else if key.starts_with(POOLS) {
             let pool: PoolRecord = record(entry)?;
@@ -219,8 +228,13 @@ impl Contents {
             }
         } else if let Some(id) = key.strip_prefix(NODES) {
             remove_id(&mut self.nodes, id);
+            remove_id(&mut self.silent, id);
         } else if let Some(id) = key.strip_prefix(LIVE) {
-            remove_id(&mut self.live, id);
+            if let Ok(node) = id.parse()
+                && self.live.remove(&node).is_some()
+            {
+                self.silent.insert(node, SystemTime::now());
+            }
         } else if let Some((_, id)) = key.strip_prefix(POOLS).and_then(|rest| rest.split_once('/')) {
             remove_id(&mut self.pools, id);
         } else if let Some(name) = key.strip_prefix(CLASSES) {

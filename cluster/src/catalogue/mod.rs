@@ -2,6 +2,7 @@
 //! the store is away, and says as of when the answer is true. Never writes to the store, and nothing that decides who
 //! may do what reads it: decisions are made by compare-and-swap on the store itself.
 
+mod changed;
 mod contents;
 mod file;
 
@@ -9,11 +10,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use bulkhead_engine::ids::VolumeId;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use self::changed::Changed;
 pub use self::contents::Contents;
 
+use self::changed::Feeds;
+use crate::schema::VOLUMES;
 use crate::store::{Revision, Store, Update, Watcher};
 use crate::volumes::Volume;
 
@@ -59,6 +64,7 @@ pub struct Catalogue {
 #[derive(Debug)]
 struct Shared {
     state: RwLock<State>,
+    feeds: Feeds,
 }
 
 #[derive(Debug)]
@@ -93,6 +99,7 @@ impl Catalogue {
         };
         let shared = Arc::new(Shared {
             state: RwLock::new(State { contents, freshness }),
+            feeds: Feeds::default(),
         });
         let follower = Follower {
             shared: Arc::clone(&shared),
@@ -139,6 +146,15 @@ impl Catalogue {
             .unwrap_or_else(PoisonError::into_inner)
             .contents
             .note(volume);
+        self.shared.feeds.tell([volume.id]);
+    }
+
+    /// Tells which volumes have changed from now on, beginning with all that there are.
+    pub fn changed(&self) -> Changed {
+        let changed = self.shared.feeds.subscribe();
+        let all: Vec<VolumeId> = self.read(|contents| contents.volumes().map(|volume| volume.id).collect());
+        self.shared.feeds.tell(all);
+        changed
     }
 
     /// Waits until all that the store holds has been read once. Whether it came so far in time.
@@ -210,9 +226,13 @@ impl Follower {
                     noted.iter().for_each(|volume| state.contents.note(volume));
                 }
                 self.unsaved = true;
-                for event in events {
-                    state.contents.apply(&event);
+                for event in &events {
+                    state.contents.apply(event);
                 }
+                let volumes = events
+                    .iter()
+                    .filter_map(|event| event.key().strip_prefix(VOLUMES)?.parse().ok());
+                self.shared.feeds.tell(volumes);
                 revision
             }
             Update::Current(revision) => revision,

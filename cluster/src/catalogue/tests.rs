@@ -28,7 +28,9 @@ async fn create(volumes: &Volumes, name: &str) -> Revision {
     };
     let new = NewVolume::new(name, VolumeSpec::new(1 << 30), &[place], node).unwrap();
     let begun = volumes.begin_create(&new).await.unwrap();
-    volumes.finish_create(begun.volume().id).await.unwrap().revision
+    let id = begun.volume().id;
+    volumes.replicas_made(id, node).await.unwrap();
+    volumes.finish_create(id).await.unwrap().revision
 }
 
 fn names(catalogue: &Catalogue) -> Vec<String> {
@@ -237,4 +239,33 @@ async fn ten_thousand_volumes_are_listed_at_once() {
     let (loaded, _) = file::load(&file).unwrap().unwrap();
     assert_eq!(loaded.volumes().count(), 10_000);
     println!("listed in {took:?}, saved and loaded in {:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn a_node_that_falls_silent_is_known_since_when() {
+    use crate::schema::{Extra, LiveRecord, NodeCondition, Timestamp, encode, live_key};
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let catalogue = Catalogue::start(Arc::clone(&store) as _, None).await;
+    assert!(catalogue.filled(SOON).await);
+    let node = NodeId::from_u128(1);
+    let key = live_key(node);
+    let sign = LiveRecord {
+        node,
+        incarnation: bulkhead_engine::ids::Incarnation::from_u128(1),
+        clock: Timestamp::now(),
+        condition: NodeCondition::Ok,
+        since: Timestamp::now(),
+        extra: Extra::new(),
+    };
+    let since = || catalogue.read(|contents| contents.silent_since(node));
+    for _ in 0..2 {
+        let put = Txn::new().put(&key, encode(&key, &sign).unwrap());
+        let revision = store.commit(put).await.unwrap();
+        assert!(catalogue.caught_up(revision, SOON).await);
+        assert_eq!(since(), None, "it lives");
+        let revision = store.commit(Txn::new().delete(&key)).await.unwrap();
+        assert!(catalogue.caught_up(revision, SOON).await);
+        assert!(since().is_some_and(|since| since <= SystemTime::now()));
+    }
 }

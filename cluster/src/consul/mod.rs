@@ -3,6 +3,7 @@
 
 mod http;
 mod kv;
+mod members;
 mod watch;
 
 use std::fmt;
@@ -16,8 +17,8 @@ use serde_json::json;
 
 use self::http::{Answer, Http};
 use crate::store::{
-    Access, Capabilities, Changes, Cursor, Entry, Lease, LeaseId, Limits, Op, Options, Page, Rest, Revision,
-    Store, StoreError, Txn, check_key, check_prefix,
+    Access, Capabilities, Changes, Cursor, Entry, Lease, LeaseId, Limits, Member, Op, Options, Page, Rest,
+    Revision, Store, StoreError, Txn, check_key, check_prefix,
 };
 
 /// Consul grants no shorter sessions.
@@ -261,5 +262,9 @@ impl Store for Consul {
                 .map(drop),
             Err(_) => Ok(()),
         }
+    }
+
+    async fn members(&self) -> Result<Vec<Member>, StoreError> {
+        members::list(&self.inner.http).await
     }
 }

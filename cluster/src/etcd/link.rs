@@ -171,9 +171,13 @@ impl Links {
         Err(refused.map_or_else(|| NoLink::Away(reasons.join("; ")), NoLink::Refused))
     }
 
+    /// A connection to the member at a URL, whatever state it is in.
+    pub(super) async fn connect_to(&self, url: &str) -> Result<Client, Error> {
+        Client::connect([url], Some(self.options.clone())).await
+    }
+
     async fn probe(&self, endpoint: &str) -> Result<Client, Error> {
-        let url = format!("{}://{endpoint}", self.scheme);
-        let mut client = Client::connect([url], Some(self.options.clone())).await?;
+        let mut client = self.connect_to(&format!("{}://{endpoint}", self.scheme)).await?;
         client
             .get(self.probe.as_str(), Some(GetOptions::new().with_count_only()))
             .await?;

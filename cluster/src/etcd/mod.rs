@@ -3,6 +3,7 @@
 
 mod fault;
 mod link;
+mod members;
 mod pace;
 mod watch;
 
@@ -21,8 +22,8 @@ use etcd_client::{
 use self::fault::{Fault, classify};
 use self::link::{Links, NoLink};
 use crate::store::{
-    Access, Capabilities, Changes, Cursor, Entry, Expect, Lease, LeaseId, Limits, Op, Options, Page, Rest,
-    Revision, Store, StoreError, Txn, check_key, check_prefix, prefix_end,
+    Access, Capabilities, Changes, Cursor, Entry, Expect, Lease, LeaseId, Limits, Member, Op, Options, Page,
+    Rest, Revision, Store, StoreError, Txn, check_key, check_prefix, prefix_end,
 };
 
 /// The largest answer that is taken: a page of large records.
@@ -441,6 +442,10 @@ impl Store for Etcd {
             Ok(_) | Err(StoreError::LeaseGone(_)) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    async fn members(&self) -> Result<Vec<Member>, StoreError> {
+        members::list(&self.inner).await
     }
 }
 

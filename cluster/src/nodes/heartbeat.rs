@@ -44,8 +44,8 @@ struct Beating {
     store: Arc<dyn Store>,
     record: LiveRecord,
     ttl: Duration,
-    /// A run of this node's daemon before, whose sign of life may be replaced.
-    previous: Option<Incarnation>,
+    /// Runs of this node's daemon before, whose signs of life may be replaced.
+    previous: Vec<Incarnation>,
     pulse: watch::Sender<Pulse>,
 }
 
@@ -53,13 +53,13 @@ impl Heartbeat {
     /// Starts it. Fails only if another run of a daemon with this node's identity lives (a copied disk); while the
     /// store is away it keeps trying.
     ///
-    /// `previous` is the last run of this node's daemon as its disk knows it: what is left of that one's sign of
+    /// `previous` are the runs of this node's daemon before, as its disk knows them: what is left of their signs of
     /// life is replaced at once, instead of being waited for.
     pub async fn start(
         store: Arc<dyn Store>,
         record: LiveRecord,
         ttl: Duration,
-        previous: Option<Incarnation>,
+        previous: impl IntoIterator<Item = Incarnation>,
     ) -> Result<Self, NodeError> {
         let (pulse, pulse_seen) = watch::channel(Pulse::Lost);
         let (condition, condition_seen) = watch::channel(record.condition);
@@ -68,7 +68,7 @@ impl Heartbeat {
             store,
             record,
             ttl,
-            previous,
+            previous: previous.into_iter().collect(),
             pulse,
         };
         let lease = match beating.begin().await {
@@ -123,9 +123,12 @@ impl Beating {
                 changed = condition.changed() => if changed.is_err() { break },
             }
             let wanted = *condition.borrow_and_update();
-            let refresh =
-                wanted != self.record.condition || written.elapsed() >= Duration::from_millis(REFRESH_MS);
-            self.record.condition = wanted;
+            let changed = wanted != self.record.condition;
+            let refresh = changed || written.elapsed() >= Duration::from_millis(REFRESH_MS);
+            if changed {
+                self.record.condition = wanted;
+                self.record.since = Timestamp::now();
+            }
             lease = match lease {
                 Some(lease) => self.keep(lease, refresh, &mut written).await,
                 None => self
@@ -161,10 +164,10 @@ impl Beating {
     async fn write(&mut self, lease: &Lease) -> Result<(), NodeError> {
         let key = live_key(self.record.node);
         let found = records::get::<LiveRecord>(&*self.store, &key).await?;
-        let (mine, previous) = (self.record.incarnation, self.previous);
+        let mine = self.record.incarnation;
         if let Some(other) = &found
             && other.incarnation != mine
-            && Some(other.incarnation) != previous
+            && !self.previous.contains(&other.incarnation)
         {
             return Err(NodeError::Twin(self.record.node));
         }

@@ -22,7 +22,9 @@ pub use self::node::{
     NodeRecord, PoolRecord, PoolState,
 };
 pub use self::value::{ChangeId, Fs, IoPriority, Medium, ParseValueError, Timestamp};
-pub use self::volume::{NameRecord, Primary, Replica, ReplicaState, VolumeRecord, VolumeSpec, VolumeState};
+pub use self::volume::{
+    NameRecord, Primary, PrimaryChange, Replica, ReplicaState, VolumeRecord, VolumeSpec, VolumeState, Wanted,
+};
 
 use crate::store::{Entry, Revision};
 

@@ -109,6 +109,9 @@ pub struct LiveRecord {
     pub clock: Timestamp,
     /// How it finds itself.
     pub condition: NodeCondition,
+    /// Since when, by its wall clock; zero from versions that did not tell.
+    #[serde(default)]
+    pub since: Timestamp,
     /// What newer versions keep here.
     #[serde(flatten)]
     pub extra: Extra,

@@ -27,21 +27,33 @@ fn volume() -> VolumeRecord {
             since: Timestamp::now(),
             user: "container".to_owned(),
         }),
+        wanted: Some(Wanted {
+            node: NodeId::from_u128(8),
+            since: Timestamp::now(),
+            user: String::new(),
+        }),
+        change: Some(PrimaryChange {
+            term: Epoch(2),
+            count: 1,
+        }),
         replicas: vec![
             Replica {
-                id: ReplicaId::from_u128(2),
-                node,
-                pool: PoolId::from_u128(3),
-                state: ReplicaState::Member,
+                made: true,
+                ..Replica::new(
+                    ReplicaId::from_u128(2),
+                    node,
+                    PoolId::from_u128(3),
+                    ReplicaState::Member,
+                )
             },
-            Replica {
-                id: ReplicaId::from_u128(4),
-                node: NodeId::from_u128(8),
-                pool: PoolId::from_u128(5),
-                state: ReplicaState::Stale {
+            Replica::new(
+                ReplicaId::from_u128(4),
+                NodeId::from_u128(8),
+                PoolId::from_u128(5),
+                ReplicaState::Stale {
                     tick: Tick::new(Epoch(2), 9),
                 },
-            },
+            ),
         ],
         creator: node,
         created_at: Timestamp(1),
@@ -70,6 +82,8 @@ fn the_first_release_can_be_read() {
         "creator":"00000000-0000-0000-0000-000000000007","created_at":1}"#;
     let record: VolumeRecord = decode("k", first.as_bytes()).unwrap();
     assert_eq!((record.epoch, record.members().count()), (Epoch(1), 1));
+    assert!(record.replicas[0].made, "whoever wrote it said nothing of it");
+    assert_eq!((&record.wanted, record.change), (&None, None));
 }
 
 #[test]
@@ -77,12 +91,14 @@ fn what_a_newer_version_added_is_kept() {
     let mut json: Value = serde_json::from_slice(&encode("k", &volume()).unwrap()).unwrap();
     json["snapshots"] = serde_json::json!(["s1"]);
     json["spec"]["shared"] = serde_json::json!(true);
+    json["replicas"][1]["cache"] = serde_json::json!(7);
     let record: VolumeRecord = decode("k", json.to_string().as_bytes()).unwrap();
     let again: Value = serde_json::from_slice(&encode("k", &record).unwrap()).unwrap();
     assert_eq!(
         (&again["snapshots"][0], &again["spec"]["shared"]),
         (&serde_json::json!("s1"), &Value::Bool(true))
     );
+    assert_eq!(again["replicas"][1]["cache"], 7);
 }
 
 #[test]

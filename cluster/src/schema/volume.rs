@@ -131,8 +131,12 @@ pub enum ReplicaState {
     Removing,
 }
 
+const fn yes() -> bool {
+    true
+}
+
 /// One node's copy of a volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Replica {
     /// Its identity.
     pub id: ReplicaId,
@@ -142,6 +146,30 @@ pub struct Replica {
     pub pool: PoolId,
     /// What it is to its volume.
     pub state: ReplicaState,
+    /// Whether its files are there. Its node makes them and says so; before that nobody may count on it.
+    #[serde(default = "yes")]
+    pub made: bool,
+    /// What keeps its node from making or removing its files, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// What newer versions keep here.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl Replica {
+    /// One whose files are still to be made.
+    pub fn new(id: ReplicaId, node: NodeId, pool: PoolId, state: ReplicaState) -> Self {
+        Self {
+            id,
+            node,
+            pool,
+            state,
+            made: false,
+            trouble: None,
+            extra: Extra::new(),
+        }
+    }
 }
 
 /// The node on which a volume is attached.
@@ -156,6 +184,28 @@ pub struct Primary {
     /// What uses it there, for people: `container 3f2a…`.
     #[serde(default)]
     pub user: String,
+}
+
+/// The wish of a node to attach a volume that another one holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// The node.
+    pub node: NodeId,
+    /// Since when.
+    pub since: Timestamp,
+    /// What is to use it there, for people.
+    #[serde(default)]
+    pub user: String,
+}
+
+/// A change of replicas by a primary, as its state machine counts them. Stays in the record until the next one, so that a
+/// primary always knows its own latest change again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrimaryChange {
+    /// The epoch in which the primary was attached.
+    pub term: Epoch,
+    /// Counts its changes.
+    pub count: u32,
 }
 
 /// The record of a volume.
@@ -176,8 +226,14 @@ pub struct VolumeRecord {
     /// The node on which it is attached.
     #[serde(default)]
     pub primary: Option<Primary>,
+    /// The node that asks the primary to release it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<Wanted>,
     /// Its replicas.
     pub replicas: Vec<Replica>,
+    /// The latest change of its replicas by a primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<PrimaryChange>,
     /// The node that makes it.
     pub creator: NodeId,
     /// When it was made.

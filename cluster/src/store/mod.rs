@@ -8,6 +8,7 @@
 mod access;
 mod error;
 mod key;
+mod member;
 mod open;
 mod watcher;
 
@@ -23,6 +24,7 @@ pub use self::error::StoreError;
 pub(crate) use self::error::ago;
 pub(crate) use self::key::{Limits, prefix_end};
 pub use self::key::{check_key, check_prefix};
+pub use self::member::Member;
 pub use self::open::{Options, Secret, StoreUrl, Tls, open};
 pub use self::watcher::{Update, Watcher};
 
@@ -314,6 +316,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Ends a lease and with it its keys. No fault if it has ended.
     async fn revoke(&self, lease: &LeaseId) -> Result<(), StoreError>;
+
+    /// Its servers, for people; empty if there are none that could be told apart.
+    async fn members(&self) -> Result<Vec<Member>, StoreError> {
+        Ok(Vec::new())
+    }
 
     /// Every entry below a prefix, and the revision for which they are true together.
     async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), StoreError> {

@@ -5,7 +5,7 @@ use bulkhead_engine::ids::{NodeId, VolumeId};
 
 use super::change::{Step, Write};
 use super::{Volume, VolumeError, Volumes};
-use crate::schema::{ChangeId, Primary, Timestamp, VolumeRecord, VolumeState};
+use crate::schema::{ChangeId, Primary, Timestamp, VolumeRecord, VolumeState, Wanted};
 
 /// The wish to attach a volume.
 #[derive(Clone, Debug)]
@@ -70,6 +70,13 @@ impl Volumes {
                 .epoch
                 .next()
                 .ok_or_else(|| VolumeError::Epochs(volume.name.clone()))?;
+            if volume
+                .wanted
+                .as_ref()
+                .is_some_and(|wanted| wanted.node == wish.node)
+            {
+                record.wanted = None;
+            }
             record.primary = Some(Primary {
                 node: wish.node,
                 attachment: wish.attachment,
@@ -120,6 +127,40 @@ impl Volumes {
             }))
         })
         .await
+    }
+
+    /// Asks whoever holds a volume to release it, if nobody else does so already. Gives the record; one that is free, or
+    /// held by the asking node, is left as it is.
+    pub async fn want(&self, id: VolumeId, wish: &Wanted) -> Result<Volume, VolumeError> {
+        let decide = |volume: &VolumeRecord| {
+            let held = volume
+                .primary
+                .as_ref()
+                .is_some_and(|primary| primary.node != wish.node);
+            if !held || volume.wanted.is_some() {
+                return Ok(Step::Settled);
+            }
+            Ok(Step::write(VolumeRecord {
+                wanted: Some(wish.clone()),
+                ..volume.clone()
+            }))
+        };
+        let done = self.change(id, ChangeId::random(), decide).await?;
+        done.ok_or_else(|| VolumeError::NoSuch(id.to_string()))
+    }
+
+    /// A node does not want a volume any more.
+    pub async fn unwant(&self, id: VolumeId, node: NodeId) -> Result<(), VolumeError> {
+        let decide = |volume: &VolumeRecord| {
+            if volume.wanted.as_ref().is_none_or(|wanted| wanted.node != node) {
+                return Ok(Step::Settled);
+            }
+            Ok(Step::write(VolumeRecord {
+                wanted: None,
+                ..volume.clone()
+            }))
+        };
+        self.change(id, ChangeId::random(), decide).await.map(drop)
     }
 
     /// Writes down what uses an attached volume now, for people.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bulkhead_engine::ids::{NodeId, VolumeId};
 
 use super::{Volume, VolumeError, Volumes};
-use crate::schema::{ChangeId, Stored, VolumeRecord, encode, live_key, volume_key};
+use crate::schema::{ChangeId, Stored, VolumeRecord, VolumeState, encode, live_key, volume_key};
 use crate::store::{Expect, Revision, StoreError, Txn};
 
 /// Conflicts in a row before we give up: each of them means that someone else got through.
@@ -133,6 +133,10 @@ impl Volumes {
                 volume: volume.name.clone(),
                 node: self.node_name(primary.node).await,
                 primary: Box::new(primary.clone()),
+            },
+            None if volume.state == VolumeState::Creating => VolumeError::Creating {
+                volume: volume.name.clone(),
+                node: self.node_name(volume.creator).await,
             },
             None => VolumeError::Busy(volume.name.clone()),
         }

@@ -7,7 +7,7 @@ use bulkhead_engine::geometry::Geometry;
 use bulkhead_engine::ids::{Epoch, NodeId, PoolId, ReplicaId, VolumeId};
 use uuid::Uuid;
 
-use super::change::Step;
+use super::change::{Step, Write};
 use super::{Volume, VolumeError, Volumes};
 use crate::schema::{
     ChangeId, Extra, NameRecord, Replica, ReplicaState, Stored, Timestamp, VolumeRecord, VolumeSpec,
@@ -52,12 +52,10 @@ impl NewVolume {
         }
         let replicas = places
             .iter()
-            .map(|place| Replica {
-                id: ReplicaId::from(Uuid::new_v4()),
-                node: place.node,
-                pool: place.pool,
+            .map(|place| {
                 // New replicas are all zeroes and so identical: each is in sync from the start.
-                state: ReplicaState::Member,
+                let id = ReplicaId::from(Uuid::new_v4());
+                Replica::new(id, place.node, place.pool, ReplicaState::Member)
             })
             .collect();
         Ok(Self {
@@ -69,7 +67,9 @@ impl NewVolume {
                 state: VolumeState::Creating,
                 epoch: Epoch::ZERO,
                 primary: None,
+                wanted: None,
                 replicas,
+                change: None,
                 creator,
                 created_at: Timestamp::now(),
                 changes: Vec::new(),
@@ -168,11 +168,52 @@ impl Volumes {
         }
     }
 
+    /// A creation is given up: by its creator, or by anybody once its creator is dead by its lease. The volume is being
+    /// deleted then. Refused while the creator lives and is not the one who asks; no fault if it is being deleted already.
+    pub async fn undo_create(&self, id: VolumeId, asking: NodeId) -> Result<Option<Volume>, VolumeError> {
+        self.change(id, ChangeId::random(), |volume| {
+            match volume.state {
+                VolumeState::Creating => {}
+                VolumeState::Deleting => return Ok(Step::Settled),
+                VolumeState::Ready => {
+                    return Err(VolumeError::State {
+                        volume: volume.name.clone(),
+                        state: volume.state,
+                        remedy: "its creation cannot be undone any more",
+                    });
+                }
+            }
+            let mut record = volume.clone();
+            record.state = VolumeState::Deleting;
+            record.wanted = None;
+            if record.primary.take().is_some() {
+                // Whoever made its file system may still be at it.
+                record.epoch = record
+                    .epoch
+                    .next()
+                    .ok_or_else(|| VolumeError::Epochs(volume.name.clone()))?;
+            }
+            Ok(Step::Write(Box::new(Write {
+                record,
+                if_dead: Some(volume.creator).filter(|creator| *creator != asking),
+                remove: Some(name_key(&volume.name)?),
+            })))
+        })
+        .await
+    }
+
     /// Replicas and file system are there: the volume can be used.
     pub async fn finish_create(&self, id: VolumeId) -> Result<Volume, VolumeError> {
         let done = self
             .change(id, ChangeId::random(), |volume| match volume.state {
                 VolumeState::Ready => Ok(Step::Settled),
+                VolumeState::Creating if volume.replicas.iter().any(|replica| !replica.made) => {
+                    Err(VolumeError::State {
+                        volume: volume.name.clone(),
+                        state: volume.state,
+                        remedy: "not all of its replicas are there yet",
+                    })
+                }
                 VolumeState::Creating => Ok(Step::write(VolumeRecord {
                     state: VolumeState::Ready,
                     ..volume.clone()

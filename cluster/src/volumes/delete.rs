@@ -27,6 +27,7 @@ impl Volumes {
             }
             let mut record = volume.clone();
             record.state = VolumeState::Deleting;
+            record.wanted = None;
             let holder = record.primary.take();
             if let Some(primary) = &holder {
                 if primary.node == asking {

@@ -6,6 +6,8 @@ mod attach;
 mod change;
 mod create;
 mod delete;
+mod making;
+mod primary;
 mod replicas;
 
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use thiserror::Error;
 
 pub use self::attach::Attach;
 pub use self::create::{Begun, NewVolume, Placed};
+pub use self::primary::{Swap, engine_record};
 pub use self::replicas::{Held, ReplicaChange};
 
 use crate::records::{self, RecordError};
@@ -83,6 +86,14 @@ pub enum VolumeError {
         node: String,
         /// What the record says of the attachment.
         primary: Box<Primary>,
+    },
+    /// Somebody makes it.
+    #[error("volume `{volume}` is being created by node {node}, which lives; try again in a while")]
+    Creating {
+        /// Its name.
+        volume: String,
+        /// Name of its creator, or its id.
+        node: String,
     },
     /// Its life is not at a point where this can be done.
     #[error("volume `{volume}` is {}; {remedy}", state_word(*state))]

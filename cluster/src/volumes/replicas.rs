@@ -157,12 +157,10 @@ fn apply(volume: &VolumeRecord, wanted: &[ReplicaChange]) -> Result<VolumeRecord
             {
                 return Err(refuse("cannot be added: its node has one already"));
             }
-            record.replicas.push(Replica {
-                id: replica,
-                node: place.node,
-                pool: place.pool,
-                state: ReplicaState::Stale { tick: Tick::ZERO },
-            });
+            let state = ReplicaState::Stale { tick: Tick::ZERO };
+            record
+                .replicas
+                .push(Replica::new(replica, place.node, place.pool, state));
             continue;
         }
         let found = record
@@ -177,7 +175,9 @@ fn apply(volume: &VolumeRecord, wanted: &[ReplicaChange]) -> Result<VolumeRecord
             (ReplicaChange::Rebuild { .. }, ReplicaState::Stale { tick }) => {
                 ReplicaState::Rebuilding { tick }
             }
-            (ReplicaChange::Join { .. }, ReplicaState::Rebuilding { .. }) => ReplicaState::Member,
+            (ReplicaChange::Join { .. }, ReplicaState::Rebuilding { .. }) if found.made => {
+                ReplicaState::Member
+            }
             (ReplicaChange::Abandon { .. }, ReplicaState::Rebuilding { tick }) => {
                 ReplicaState::Stale { tick }
             }

@@ -163,6 +163,7 @@ pub async fn a_leader_goes(url: &str, options: &Options, go: impl AsyncFn(), bac
         incarnation: Incarnation::from_u128(1),
         clock: Timestamp::now(),
         condition: NodeCondition::Ok,
+        since: Timestamp::now(),
         extra: Extra::new(),
     };
     // Long enough to outlive an election, as a node's lease must be.

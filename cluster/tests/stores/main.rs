@@ -7,6 +7,7 @@ mod consul;
 mod etcd;
 mod faults;
 mod lossy;
+mod members;
 mod nodes;
 mod proxy;
 mod sqlite;

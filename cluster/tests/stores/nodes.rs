@@ -51,6 +51,7 @@ fn sign(id: u128, incarnation: u128) -> LiveRecord {
         incarnation: Incarnation::from_u128(incarnation),
         clock: Timestamp::now(),
         condition: NodeCondition::Init,
+        since: Timestamp::now(),
         extra: Extra::new(),
     }
 }

@@ -9,13 +9,15 @@ use std::time::Duration;
 use bulkhead_cluster::classes::{ClassError, Classes};
 use bulkhead_cluster::schema::{
     ChangeId, ClassRecord, Extra, IoPriority, LiveRecord, NodeCondition, ReplicaState, Timestamp, VolumeSpec,
-    VolumeState, encode, live_key,
+    VolumeState, Wanted, encode, live_key,
 };
 use bulkhead_cluster::store::{Store, Txn};
 use bulkhead_cluster::volumes::{
-    Attach, Begun, Held, NewVolume, Placed, ReplicaChange, Volume, VolumeError, Volumes,
+    Attach, Begun, Held, NewVolume, Placed, ReplicaChange, Swap, Volume, VolumeError, Volumes, engine_record,
 };
 use bulkhead_engine::ids::{Epoch, Incarnation, NodeId, PoolId, ReplicaId, Tick};
+use bulkhead_engine::machine::MemberState;
+use bulkhead_engine::machine::record as engine;
 
 use crate::conformance::Subject;
 use crate::lossy::Lossy;
@@ -24,7 +26,8 @@ use crate::lossy::Lossy;
 macro_rules! volume_suite {
     ($subject:expr) => {
         $crate::volumes::volume_suite!($subject; one_name_one_volume, life_of_a_volume, one_owner, a_dead_holder_is_replaced,
-            members_leave_and_come_back, lost_answers_change_nothing_twice, delete_waits_for_every_replica, classes);
+            members_leave_and_come_back, lost_answers_change_nothing_twice, delete_waits_for_every_replica, classes,
+            a_creation_is_undone_by_one, a_holder_is_asked, a_machine_swaps);
     };
     ($subject:expr; $($check:ident),*) => {
         $(
@@ -64,7 +67,11 @@ fn new(name: &str, nodes: &[u128], creator: u128) -> NewVolume {
 
 async fn ready(volumes: &Volumes, name: &str, nodes: &[u128]) -> Volume {
     let begun = volumes.begin_create(&new(name, nodes, nodes[0])).await.unwrap();
-    volumes.finish_create(begun.volume().id).await.unwrap()
+    let id = begun.volume().id;
+    for of in nodes {
+        volumes.replicas_made(id, node(*of)).await.unwrap();
+    }
+    volumes.finish_create(id).await.unwrap()
 }
 
 async fn live(store: &dyn Store, id: u128) -> bulkhead_cluster::store::LeaseId {
@@ -75,6 +82,7 @@ async fn live(store: &dyn Store, id: u128) -> bulkhead_cluster::store::LeaseId {
         incarnation: Incarnation::from_u128(id),
         clock: Timestamp::now(),
         condition: NodeCondition::Ok,
+        since: Timestamp::now(),
         extra: Extra::new(),
     };
     store
@@ -166,6 +174,11 @@ pub async fn life_of_a_volume(subject: &dyn Subject) {
     let first = volumes.attach(id, &wish.while_creating()).await.unwrap();
     assert_eq!(first.epoch, Epoch(1));
     volumes.release(id, node(1), None).await.unwrap();
+    let early = volumes.finish_create(id).await.unwrap_err();
+    assert!(early.to_string().contains("not all of its replicas"), "{early}");
+    volumes.replicas_made(id, node(2)).await.unwrap();
+    assert!(volumes.finish_create(id).await.is_err(), "not that node's");
+    volumes.replicas_made(id, node(1)).await.unwrap();
     let done = volumes.finish_create(id).await.unwrap();
     assert_eq!(
         volumes.finish_create(id).await.unwrap(),
@@ -406,6 +419,9 @@ pub async fn lost_answers_change_nothing_twice(subject: &dyn Subject) {
         let begun = insist(|| volumes.begin_create(&wanted)).await.unwrap();
         assert!(matches!(begun, Begun::Made(_)), "made by us, whatever was lost");
         let id = begun.volume().id;
+        for of in [1, 2] {
+            insist(|| volumes.replicas_made(id, node(of))).await.unwrap();
+        }
         insist(|| volumes.finish_create(id)).await.unwrap();
         let (mut epoch, mut at) = (0, truth.by_id(id).await.unwrap().unwrap());
         for _ in 0..6 {
@@ -452,6 +468,125 @@ pub async fn lost_answers_change_nothing_twice(subject: &dyn Subject) {
         lossy.lost.load(Ordering::Relaxed) > 30,
         "the test lost too little to show anything"
     );
+}
+
+pub async fn a_creation_is_undone_by_one(subject: &dyn Subject) {
+    let store = subject.open("undo/").await;
+    let volumes = Volumes::new(Arc::clone(&store));
+    let lease = live(&*store, 1).await;
+    let begun = volumes.begin_create(&new("v", &[1, 2], 1)).await.unwrap();
+    let id = begun.volume().id;
+    let refused = volumes.undo_create(id, node(2)).await.unwrap_err();
+    assert!(matches!(refused, VolumeError::Creating { .. }), "{refused}");
+    let trouble = "its pool is not there".repeat(100);
+    let replica = begun.volume().replicas[1].id;
+    let told = volumes
+        .replica_troubled(id, node(2), replica, Some(&trouble))
+        .await
+        .unwrap()
+        .unwrap();
+    let shown = told.replica(replica).unwrap().trouble.clone().unwrap();
+    assert!(trouble.starts_with(&shown) && shown.len() == 500);
+    volumes.replicas_made(id, node(2)).await.unwrap();
+    // Its creator dies while it makes the file system.
+    let wish = Attach::on(node(1), "mkfs").while_creating();
+    volumes.attach(id, &wish).await.unwrap();
+    assert!(volumes.undo_create(id, node(2)).await.is_err());
+    store.revoke(&lease).await.unwrap();
+    let undone = volumes.undo_create(id, node(2)).await.unwrap().unwrap();
+    assert_eq!((undone.state, undone.epoch), (VolumeState::Deleting, Epoch(2)));
+    assert_eq!(
+        volumes.undo_create(id, node(3)).await.unwrap().unwrap(),
+        undone,
+        "once is enough"
+    );
+    assert!(volumes.finish_create(id).await.is_err());
+    // The name is free at once, the files go in their own time.
+    let again = ready(&volumes, "v", &[3]).await;
+    assert!(matches!(
+        volumes.undo_create(again.id, node(3)).await,
+        Err(VolumeError::State { .. })
+    ));
+    volumes.finish_delete(id, node(1)).await.unwrap();
+    assert!(volumes.finish_delete(id, node(2)).await.unwrap().is_none());
+}
+
+pub async fn a_holder_is_asked(subject: &dyn Subject) {
+    let store = subject.open("want/").await;
+    let volumes = Volumes::new(Arc::clone(&store));
+    let id = ready(&volumes, "v", &[1]).await.id;
+    let wish = |of: u128| Wanted {
+        node: node(of),
+        since: Timestamp::now(),
+        user: "a container".to_owned(),
+    };
+    assert_eq!(
+        volumes.want(id, &wish(2)).await.unwrap().wanted,
+        None,
+        "it is free"
+    );
+    volumes.attach(id, &Attach::on(node(1), "")).await.unwrap();
+    let asked = volumes.want(id, &wish(2)).await.unwrap();
+    assert_eq!(asked.wanted.as_ref().unwrap().node, node(2));
+    let third = volumes.want(id, &wish(3)).await.unwrap();
+    assert_eq!(third.wanted, asked.wanted, "one is enough to ask");
+    volumes.unwant(id, node(3)).await.unwrap();
+    volumes.release(id, node(1), None).await.unwrap();
+    let taken = volumes.attach(id, &Attach::on(node(2), "")).await.unwrap();
+    assert_eq!((taken.epoch, &taken.wanted), (Epoch(2), &None));
+    volumes.want(id, &wish(3)).await.unwrap();
+    volumes.unwant(id, node(3)).await.unwrap();
+    assert_eq!(volumes.by_id(id).await.unwrap().unwrap().wanted, None);
+}
+
+pub async fn a_machine_swaps(subject: &dyn Subject) {
+    let store = subject.open("machine/").await;
+    let volumes = Volumes::new(Arc::clone(&store));
+    let id = ready(&volumes, "v", &[1, 2]).await.id;
+    let at = volumes.attach(id, &Attach::on(node(1), "")).await.unwrap();
+    let seen = engine_record(&at);
+    let change = engine::ChangeId {
+        term: at.epoch,
+        count: 1,
+    };
+    let left = seen
+        .with_states(
+            &[(at.replicas[1].id, MemberState::Stale(Tick::new(Epoch(1), 3)))],
+            change,
+        )
+        .unwrap();
+    // Others change the record in between, and what is known here may be out of date.
+    let wish = Wanted {
+        node: node(2),
+        since: Timestamp::now(),
+        user: String::new(),
+    };
+    let asked = volumes.want(id, &wish).await.unwrap();
+    let early = volumes.swap_as_primary(id, at.revision, &left, Some(&at)).await;
+    assert!(matches!(early, Swap::Conflict), "{early:?}");
+    let Swap::Applied(done) = volumes.swap_as_primary(id, asked.revision, &left, None).await else {
+        panic!("not made");
+    };
+    assert_eq!(
+        (engine_record(&done), &done.wanted),
+        (left.clone(), &asked.wanted)
+    );
+    // Its answer is lost, and it is asked for again: it is not made twice, and its author knows it.
+    let again = volumes.swap_as_primary(id, asked.revision, &left, None).await;
+    assert!(matches!(again, Swap::Conflict), "{again:?}");
+    let found = volumes.by_id(id).await.unwrap().unwrap();
+    assert_eq!(
+        (found.revision, engine_record(&found).change),
+        (done.revision, change)
+    );
+    // Taken over: whatever the old primary asks for is refused.
+    volumes.release(id, node(1), None).await.unwrap();
+    let taken = volumes.attach(id, &Attach::on(node(2), "")).await.unwrap();
+    let late = volumes
+        .swap_as_primary(id, taken.revision, &left, Some(&taken))
+        .await;
+    assert!(matches!(late, Swap::Conflict), "{late:?}");
+    assert_eq!(volumes.by_id(id).await.unwrap().unwrap(), taken);
 }
 
 pub async fn delete_waits_for_every_replica(subject: &dyn Subject) {
@@ -523,6 +658,12 @@ pub async fn classes(subject: &dyn Subject) {
     classes.set_default("plain").await.unwrap();
     classes.delete("replicated").await.unwrap();
     assert_eq!(classes.list().await.unwrap().1.as_deref(), Some("plain"));
+    // Without it, volumes would come out differently from now on without a word.
+    let refused = classes.delete("plain").await.unwrap_err().to_string();
+    assert!(refused.contains("--none"), "{refused}");
+    classes.clear_default().await.unwrap();
+    classes.clear_default().await.unwrap();
+    assert_eq!(classes.for_volume(None).await.unwrap(), None);
     classes.delete("plain").await.unwrap();
     assert!(matches!(
         classes.delete("plain").await,

@@ -2,6 +2,7 @@
 //! nothing.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use super::DiskError;
 use super::block_file::BlockFile;
@@ -39,6 +40,8 @@ pub struct Inspection {
     pub data_len: u64,
     /// Bytes that data and metadata take up.
     pub allocated: u64,
+    /// When its metadata was last written: by the wall clock of that time, for people.
+    pub modified: SystemTime,
 }
 
 /// Reads the replica in `dir`.
@@ -79,5 +82,10 @@ pub fn inspect(dir: &Path) -> Result<Inspection, DiskError> {
             .unwrap_or_default(),
         data_len: data.len().map_err(lookup())?,
         allocated: data.allocated().map_err(lookup())? + meta.allocated().map_err(lookup())?,
+        modified: meta
+            .file()
+            .metadata()
+            .and_then(|found| found.modified())
+            .map_err(lookup())?,
     })
 }

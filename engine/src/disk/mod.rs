@@ -3,6 +3,7 @@
 //! It moves bytes and reports errors exactly as the kernel gave them; it retries nothing, least of all a sync, and
 //! decides nothing about epochs, ticks or intent. The bytes' meaning is `format`'s.
 
+mod accept;
 mod block_file;
 mod inspect;
 mod os_file;
@@ -15,6 +16,7 @@ use thiserror::Error;
 
 use crate::format::{FormatError, ReplicaIdentity};
 
+pub use accept::accept_failed;
 pub use block_file::{BlockFile, is_out_of_space};
 pub use inspect::{Inspection, inspect};
 pub use os_file::{Caching, OsFile};

@@ -105,6 +105,98 @@ faults! {
     NoJointPhase = "no-joint-phase",
     /// The settled tick covers the tick that is still being written.
     SettledTooNew = "settled-too-new",
+    /// The checkpoint writes the settled tick as known when it ends, not as noted when it began (D3).
+    DurableNotNoted = "durable-not-noted",
+    /// The checkpoint's superblock goes to disk before the stamps (D3).
+    CheckpointStampsLast = "superblock-before-stamps",
+    /// A replica answers a raised epoch without taking it into its superblock (D5).
+    RaiseNotNoted = "raise-not-noted",
+    /// A late request to open a session takes the place of a newer session of the same primary (D8).
+    AttemptIgnored = "late-open-accepted",
+    /// A replica serves whoever reaches it, also if another one is meant (D7).
+    IdentityIgnored = "identity-ignored",
+    /// A replica keeps its incarnation over a restart (D7).
+    IncarnationKept = "incarnation-kept",
+    /// The clean flag stays when the replica is opened for writing (D4).
+    CleanNotCleared = "clean-not-cleared",
+    /// A release that a newer session has overtaken still sets the clean flag (D10).
+    LateRelease = "late-release",
+    /// The clean flag is written before the last sync of the data (D3).
+    CleanEarly = "clean-early",
+    /// The stamp of a copy is set before the copy has ended (D2).
+    CopyStampEarly = "copy-stamped-early",
+    /// After an unclean stop the replica takes the settled tick in its superblock for durable (D9).
+    NotedSettledBelieved = "noted-settled-believed",
+    /// A failure is not noted on disk (D6).
+    FailureNotNoted = "failure-not-noted",
+    /// A write waits for the commit under way, which does not carry its intent bit (D1).
+    WrongCommitAwaited = "wrong-commit-awaited",
+    /// A replica calls itself whole when it is told to flush, not when it has (T4).
+    WholeAtOnce = "whole-at-once",
+    /// A write that is sent again while the first one waits for its intent is answered at once (D8).
+    DuplicateAnswered = "duplicate-answered",
+    /// Zeroes do not raise the stamps of their chunks (D2).
+    ZeroNotStamped = "zero-not-stamped",
+    /// Zeroes go to one member only (O2).
+    ZeroNotReplicated = "zero-not-replicated",
+    /// A copy leaves out what is hole in the source (R4).
+    HoleNotCopied = "hole-not-copied",
+    /// Only the first piece of a chunk is copied (R4).
+    CopyEndsEarly = "copy-ends-early",
+    /// A member without space counts as one that has done the write (O5).
+    NoSpaceAcknowledged = "no-space-acknowledged",
+    /// A flush is acknowledged when the first member has answered (O2).
+    FlushByFirst = "flush-by-first",
+    /// A write's range is given back when the first member has answered (O1).
+    LockReleasedEarly = "lock-released-early",
+    /// Reads are served by replicas under rebuild (O4).
+    ReadFromAnyone = "read-from-anyone",
+    /// A lease counts from the answer, not from when the request was sent (O4).
+    LeaseFromAnswer = "lease-from-answer",
+    /// The primary uses the whole lease, whatever the clocks do (O4).
+    LeaseInFull = "lease-in-full",
+    /// Reads do not depend on the lease of a joining replica (R5).
+    JointLeaseForgotten = "joint-lease-forgotten",
+    /// A new primary serves without looking whether its leases still hold (O4).
+    FirstLeaseIgnored = "first-lease-ignored",
+    /// The settled tick passes unfinished writes of earlier ticks (O3).
+    SettledIgnoresOpen = "settled-ignores-open",
+    /// A new epoch goes on with the ticks of the old one (O3).
+    TickKept = "tick-kept",
+    /// Held operations are acknowledged before the remaining members have persisted the epoch (L2).
+    RaiseNotAwaited = "raise-not-awaited",
+    /// A swap whose answer was lost is taken as not done (L3).
+    UnknownSwapFailed = "unknown-swap-failed",
+    /// A joining replica that is lost is dropped as one under rebuild, though it may be a member already (R5).
+    JoiningDropped = "joining-dropped",
+    /// A primary that is cut off from everything goes on (L4).
+    IsolationIgnored = "isolation-ignored",
+    /// Operations have no deadline (L4).
+    IoTimeoutIgnored = "io-timeout-ignored",
+    /// A primary serves before every member has been opened or removed (T2).
+    ServeBeforeAllOpen = "serve-before-all-open",
+    /// A member that is restarted during the convergence goes on where it was (T2).
+    RestartOverlooked = "restart-overlooked",
+    /// Convergence starts from the greatest durable tick instead of the smallest (T4).
+    GreatestDurable = "greatest-durable",
+    /// What a convergence copied keeps the stamps of the source (T4).
+    ConvergedNotStamped = "converged-not-stamped",
+    /// A converged volume is served before the copies are durable (T4).
+    ConvergedNotFlushed = "converged-not-flushed",
+    /// A sole member does not restamp what it cannot account for (T4).
+    SoleNotRestamped = "sole-not-restamped",
+    /// Of a long list of changed chunks only the first page is asked for (T4, R2).
+    FirstPageOnly = "first-page-only",
+    /// A replica under rebuild is told the settled tick before its set is marked (R2).
+    SettledToldEarly = "settled-told-early",
+    /// The rebuild leaves out what is suspect on the target (R2, D4).
+    RebuildForgetsSuspects = "rebuild-forgets-suspects",
+    /// The copying starts before the marks are durable on the target (R3).
+    MarksNotFlushed = "marks-not-flushed",
+    /// A replica under rebuild may be the source of another rebuild (R2).
+    RebuildFromAnyone = "rebuild-from-anyone",
+    /// A release does not wait for operations under way (L4).
+    ReleaseNotAwaited = "release-not-awaited",
 }
 
 /// The faults that a machine has.

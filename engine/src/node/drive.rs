@@ -1,379 +1,475 @@
-//! The round from event to action to event: steps the machines of a volume and executes what they say.
+//! Steps a volume's primary and executes what it says.
 //!
-//! Steps happen under the machines' locks, execution outside of them. The primary's lock may be held while the replica's is
-//! taken, never the other way round.
+//! What is sent is handed on under the primary's lock, so that it reaches each replica in the order of sending: a replica
+//! here is stepped, for one elsewhere it is queued. Everything else is done when the lock is free.
 
-use std::cell::Cell;
-use std::collections::VecDeque;
-use std::sync::Weak;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
+use super::changes::Changes;
 use super::clock;
-use super::counters::{Counters, Kind};
-use super::local::describe;
-use super::permits::Permit;
+use super::error::ReplicaError;
+use super::pending::{Pending, PendingOps};
+use super::replica::{Caller, HostedReplica};
+use super::round::{Disk, Round, Todo};
+use super::status::VolumeEvent;
 use super::timer::Alarm;
 use super::volume::Volume;
-use crate::format::FailCause;
-use crate::ids::Tick;
-use crate::io::{Completion, Data, IoError};
-use crate::machine::primary::{Action, EndReason, Event, Op, OpId, SwapOutcome};
-use crate::machine::replica::{self, DiskId, DiskOp};
-use crate::machine::{Primary, Reply, RequestId, SessionId, Time};
+use super::way::Way;
+use crate::format::ReplicaIdentity;
+use crate::ids::{NodeId, ReplicaId};
+use crate::io::{Data, IoError};
+use crate::link::Dial;
+use crate::machine::primary::{Action, EndReason, Event, Op, Revision, SwapOutcome};
+use crate::machine::record::ChangeId;
+use crate::machine::{Primary, Record, Reply, RequestId, SessionId};
 
-/// A request of the front end until it is answered. Dropped without an answer, it fails: none is ever forgotten.
-pub(super) struct Pending {
-    kind: Kind,
-    done: Option<Completion>,
-    _permit: Permit,
-}
-
-impl Pending {
-    pub(super) fn new(kind: Kind, permit: Permit, done: Completion) -> Self {
-        Self {
-            kind,
-            done: Some(done),
-            _permit: permit,
-        }
-    }
-
-    fn complete(mut self, result: Result<Option<Data>, IoError>, counters: &Counters) {
-        match &result {
-            Ok(_) => counters.succeeded(self.kind),
-            Err(error) => counters.failed(*error == IoError::NoSpace),
-        }
-        if let Some(done) = self.done.take() {
-            done(result);
-        }
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if let Some(done) = self.done.take() {
-            done(Err(IoError::Io));
-        }
-    }
-}
-
-/// Requests by the number that the primary knows them by. A place is used again under another number, so an answer
-/// that comes twice finds nothing.
-#[derive(Default)]
-struct PendingOps {
-    places: Vec<(u32, Option<Pending>)>,
-    free: Vec<u32>,
-}
-
-impl PendingOps {
-    fn insert(&mut self, pending: Pending) -> OpId {
-        let at = self.free.pop().unwrap_or_else(|| {
-            self.places.push((0, None));
-            (self.places.len() - 1) as u32
-        });
-        let mut generation = 0;
-        if let Some(place) = self.places.get_mut(at as usize) {
-            place.0 = place.0.wrapping_add(1);
-            place.1 = Some(pending);
-            generation = place.0;
-        }
-        OpId(u64::from(generation) << 32 | u64::from(at))
-    }
-
-    fn remove(&mut self, id: OpId) -> Option<Pending> {
-        let at = id.0 as u32;
-        let (generation, place) = self.places.get_mut(at as usize)?;
-        if u64::from(*generation) != id.0 >> 32 {
-            return None;
-        }
-        let pending = place.take()?;
-        self.free.push(at);
-        Some(pending)
-    }
+/// How a replica is reached.
+pub(super) enum To {
+    /// It is on this node. The session that the machine deals with, and now and then one that it is about to refuse.
+    Here {
+        sessions: Vec<(SessionId, Arc<HostedReplica>)>,
+        /// Why there is none, in words.
+        trouble: Option<String>,
+    },
+    There(Arc<Way>),
 }
 
 /// The primary machine, and what the shell keeps beside it under the same lock.
 pub(super) struct Core {
-    primary: Primary<Data>,
-    pending: PendingOps,
-    /// Sessions to the local replica so far, and the one that is up.
-    sessions: u64,
-    session: Option<SessionId>,
+    pub(super) primary: Primary<Data>,
+    pub(super) pending: PendingOps,
+    /// How each replica is reached that was ever to be.
+    pub(super) ways: Vec<(ReplicaId, To)>,
+    pub(super) changes: Changes,
+    /// The shell has given the machine up: nothing is done any more.
+    pub(super) abandoned: bool,
     /// Kept for its memory.
     actions: Vec<Action<Data>>,
 }
 
 impl Core {
-    pub(super) fn new(primary: Primary<Data>) -> Self {
+    pub(super) fn new(primary: Primary<Data>, actions: Vec<Action<Data>>) -> Self {
         Self {
             primary,
             pending: PendingOps::default(),
-            sessions: 0,
-            session: None,
-            actions: Vec::new(),
+            ways: Vec::new(),
+            changes: Changes::default(),
+            abandoned: false,
+            actions,
         }
     }
-}
 
-impl Core {
-    /// What a write that came now would be stamped with.
-    pub(super) fn tick(&self) -> Tick {
-        self.primary.tick()
+    pub(super) fn way(&self, replica: ReplicaId) -> Option<&To> {
+        self.ways.iter().find(|(id, _)| *id == replica).map(|(_, to)| to)
+    }
+
+    fn way_mut(&mut self, replica: ReplicaId) -> Option<&mut To> {
+        self.ways
+            .iter_mut()
+            .find(|(id, _)| *id == replica)
+            .map(|(_, to)| to)
+    }
+
+    /// Why a replica is not there, in words, if that is known.
+    pub(super) fn trouble(&self, replica: ReplicaId) -> Option<String> {
+        match self.way(replica)? {
+            To::Here { trouble, .. } => trouble.clone(),
+            To::There(way) => way.trouble(),
+        }
+    }
+
+    /// Notes a session with a replica here, or why there is none.
+    fn note_here(&mut self, replica: ReplicaId, came: Result<(SessionId, Arc<HostedReplica>), String>) {
+        let Some(To::Here { sessions, trouble }) = self.way_mut(replica) else {
+            return;
+        };
+        match came {
+            Ok(session) => {
+                *trouble = None;
+                sessions.push(session);
+            }
+            Err(why) => *trouble = Some(why),
+        }
+    }
+
+    fn forget_here(&mut self, replica: ReplicaId, session: SessionId) -> Option<Arc<HostedReplica>> {
+        let Some(To::Here { sessions, .. }) = self.way_mut(replica) else {
+            return None;
+        };
+        let at = sessions.iter().position(|(id, _)| *id == session)?;
+        Some(sessions.swap_remove(at).1)
     }
 }
 
-/// Something to execute, outside of any lock.
-enum Todo {
+/// Something that a volume has to do, outside of any lock.
+pub(super) enum VolumeTodo {
     Complete(Pending, Result<Option<Data>, IoError>),
-    Disk(DiskId, DiskOp<Data>),
-    Reply(SessionId, RequestId, Reply<Data>),
-    Tell(Event<Data>),
+    /// Of a replica here.
+    Reply(ReplicaId, SessionId, RequestId, Reply<Data>),
+    /// The same replica has ended a session.
+    Unlinked(ReplicaId, Option<SessionId>),
+    ConnectHere(ReplicaId),
+    ConnectThere(Arc<Way>),
+    Swap {
+        change: ChangeId,
+        expected: Revision,
+        record: Record,
+    },
+    ReadRecord,
     Serving,
     Ended(EndReason),
-    ReplicaFailed(FailCause),
-}
-
-type Todos = VecDeque<Todo>;
-
-thread_local! {
-    /// The queue of this thread's last round, for its memory.
-    static SPARE: Cell<Todos> = const { Cell::new(VecDeque::new()) };
-}
-
-/// What a round may do on its own thread.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Disk {
-    /// Wait for the disk, once, if no other front end's thread of this volume does: that saves a hop where there is
-    /// one request at a time, and leaves the front end's other threads free where there are many.
-    MayWait,
-    /// Touch the disk, but not wait for it.
-    MayTouch,
-    /// Neither.
-    Elsewhere,
-}
-
-/// The right of one front end's thread to wait for the disk itself.
-#[derive(Default)]
-pub(super) struct Turnstile(AtomicBool);
-
-impl Turnstile {
-    fn enter(&self) -> bool {
-        !self.0.swap(true, Ordering::Acquire)
-    }
-
-    fn leave(&self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
-/// Whose alarm rang.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waiting {
-    Primary,
-    Replica,
-}
-
-impl Waiting {
-    const fn alarm(self) -> u32 {
-        match self {
-            Self::Primary => 0,
-            Self::Replica => 1,
-        }
-    }
-
-    pub(super) const fn from_alarm(what: u32) -> Self {
-        if what == Self::Primary.alarm() {
-            Self::Primary
-        } else {
-            Self::Replica
-        }
-    }
+    Happened(VolumeEvent),
 }
 
 impl Volume {
     /// Executes what the primary said when it was started.
-    pub(super) fn begin(&self, actions: Vec<Action<Data>>) {
-        self.round(Disk::MayTouch, |todo| {
-            let mut core = self.core.lock();
-            core.actions = actions;
-            self.sort_out(&mut core, todo);
+    pub(super) fn begin(self: &Arc<Self>) {
+        Round::run(Disk::MayTouch, |round| {
+            self.sort_out(&mut self.core.lock(), round);
         });
     }
 
     /// Takes a request of the front end, whose thread may do what comes of it.
-    pub(super) fn enter(&self, op: Op<Data>, pending: Pending) {
-        self.begin_op(Disk::MayWait, op, pending);
-    }
-
-    /// Takes a request, and does not wait for the disk whatever it is.
-    pub(super) fn enter_without_waiting(&self, op: Op<Data>, pending: Pending) {
-        self.begin_op(Disk::MayTouch, op, pending);
-    }
-
-    fn begin_op(&self, disk: Disk, op: Op<Data>, pending: Pending) {
-        self.round(disk, |todo| {
+    pub(super) fn enter(self: &Arc<Self>, disk: Disk, op: Op<Data>, pending: Pending) {
+        Round::run(disk, |round| {
             let mut core = self.core.lock();
+            if core.abandoned {
+                drop(core);
+                let failed = VolumeTodo::Complete(pending, Err(IoError::Io));
+                round.push(Todo::Volume(Arc::clone(self), failed));
+                return;
+            }
             let id = core.pending.insert(pending);
-            self.step(&mut core, Event::Submit { id, op }, todo);
+            self.step_locked(&mut core, Event::Submit { id, op }, round);
         });
     }
 
-    /// Tells the primary something.
-    pub(super) fn post(&self, event: Event<Data>) {
-        self.round(Disk::MayTouch, |todo| {
-            self.step(&mut self.core.lock(), event, todo)
-        });
+    /// Tells the primary something, from a thread that must not wait for a disk.
+    pub(super) fn post(self: &Arc<Self>, event: Event<Data>) {
+        Round::run(Disk::Elsewhere, |round| self.step(event, round));
     }
 
-    /// An alarm rang. On the timer thread: nothing here may block.
-    pub(super) fn wake(&self, waiting: Waiting) {
-        self.round(Disk::Elsewhere, |todo| match waiting {
-            Waiting::Primary => self.step(&mut self.core.lock(), Event::Timer, todo),
-            Waiting::Replica => self.step_replica(replica::Event::Timer, todo),
-        });
+    /// Steps the primary; what comes of it is for the round.
+    pub(super) fn step(self: &Arc<Self>, event: Event<Data>, round: &mut Round) {
+        self.step_locked(&mut self.core.lock(), event, round);
     }
 
-    fn round(&self, mut disk: Disk, begin: impl FnOnce(&mut Todos)) {
-        let mut todo = SPARE.take();
-        begin(&mut todo);
-        while let Some(next) = todo.pop_front() {
-            self.execute(next, &mut disk, &mut todo);
+    fn step_locked(self: &Arc<Self>, core: &mut Core, event: Event<Data>, round: &mut Round) {
+        if core.abandoned {
+            return;
         }
-        SPARE.set(todo);
+        let routine = match &event {
+            Event::Submit { .. } => true,
+            Event::Reply { reply, .. } => {
+                !matches!(reply, Reply::Opened(_) | Reply::Failed(_) | Reply::Refused(_))
+            }
+            _ => false,
+        };
+        // The time is read under the lock, so that the machine never sees it go back.
+        let now = clock::now();
+        core.primary.handle(now, event, &mut core.actions);
+        self.sort_out(core, round);
+        if !routine {
+            self.note_changes(core, now, round);
+        }
     }
 
-    fn execute(&self, next: Todo, disk: &mut Disk, todo: &mut Todos) {
-        match next {
-            Todo::Complete(pending, result) => pending.complete(result, self.counters()),
-            Todo::Disk(id, op) => self.execute_disk(id, op, disk, todo),
-            Todo::Reply(session, id, reply) => {
-                let replica = self.identity().replica;
+    fn note_changes(self: &Arc<Self>, core: &mut Core, now: crate::machine::Time, round: &mut Round) {
+        let mut changes = std::mem::take(&mut core.changes);
+        changes.look(
+            now,
+            &core.primary,
+            |replica| core.trouble(replica),
+            |event| {
+                let todo = VolumeTodo::Happened(event);
+                round.push(Todo::Volume(Arc::clone(self), todo));
+            },
+        );
+        core.changes = changes;
+    }
+
+    /// Hands on what is sent; the other actions go to the round.
+    fn sort_out(self: &Arc<Self>, core: &mut Core, round: &mut Round) {
+        let mut actions = std::mem::take(&mut core.actions);
+        for action in actions.drain(..) {
+            let todo = match action {
+                Action::Connect { replica, node } => self.way_to(core, replica, node),
+                Action::Disconnect { replica, session } => {
+                    match core.way(replica) {
+                        Some(To::There(way)) => way.disconnect(session),
+                        _ => {
+                            if let Some(hosted) = core.forget_here(replica, session) {
+                                hosted.end_session(session, round);
+                            }
+                        }
+                    }
+                    continue;
+                }
+                Action::Send {
+                    replica,
+                    session,
+                    id,
+                    request,
+                } => {
+                    match core.way(replica) {
+                        Some(To::There(way)) => {
+                            way.queue(session, id, request);
+                            round.push_send(way);
+                        }
+                        Some(To::Here { sessions, .. }) => {
+                            if let Some((_, hosted)) = sessions.iter().find(|(known, _)| *known == session) {
+                                hosted.request(session, id, request, round);
+                            }
+                        }
+                        None => {}
+                    }
+                    continue;
+                }
+                Action::Complete { id, result } => match core.pending.remove(id) {
+                    Some(pending) => VolumeTodo::Complete(pending, result),
+                    None => continue,
+                },
+                Action::Swap {
+                    change,
+                    expected,
+                    record,
+                } => VolumeTodo::Swap {
+                    change,
+                    expected,
+                    record,
+                },
+                Action::ReadRecord => VolumeTodo::ReadRecord,
+                Action::Serving => VolumeTodo::Serving,
+                Action::SetTimer(at) => {
+                    let alarm: Weak<dyn Alarm> = self.myself.clone();
+                    self.node.timers.set(self.timer_owner, 0, at, alarm);
+                    continue;
+                }
+                Action::Ended(reason) => VolumeTodo::Ended(reason),
+            };
+            round.push(Todo::Volume(Arc::clone(self), todo));
+        }
+        core.actions = actions;
+    }
+
+    /// The way to a replica, made if there is none, and what is to be done to connect.
+    fn way_to(&self, core: &mut Core, replica: ReplicaId, node: NodeId) -> VolumeTodo {
+        if core.way(replica).is_none() {
+            let to = if node == self.node.config.node {
+                To::Here {
+                    sessions: Vec::new(),
+                    trouble: None,
+                }
+            } else {
+                To::There(Way::new(replica, node, self.patience()))
+            };
+            core.ways.push((replica, to));
+        }
+        match core.way(replica) {
+            Some(To::There(way)) => VolumeTodo::ConnectThere(Arc::clone(way)),
+            _ => VolumeTodo::ConnectHere(replica),
+        }
+    }
+
+    /// Does what is to be done outside of any lock.
+    pub(super) fn execute(self: &Arc<Self>, todo: VolumeTodo, round: &mut Round) {
+        match todo {
+            VolumeTodo::Complete(pending, result) => pending.complete(result, self.counters()),
+            VolumeTodo::Reply(replica, session, id, reply) => {
                 let event = Event::Reply {
                     replica,
                     session,
                     id,
                     reply,
                 };
-                self.step(&mut self.core.lock(), event, todo);
+                self.step(event, round);
             }
-            Todo::Tell(event) => self.step(&mut self.core.lock(), event, todo),
-            Todo::Serving => self.serving(),
-            Todo::Ended(reason) => self.has_ended(reason),
-            Todo::ReplicaFailed(cause) => {
-                tracing::error!(
-                    volume = %self.id(), replica = %self.identity().replica,
-                    "the replica has failed: {}", describe(cause)
-                );
+            VolumeTodo::Unlinked(replica, session) => {
+                let mut core = self.core.lock();
+                if let Some(session) = session {
+                    core.forget_here(replica, session);
+                }
+                self.step_locked(&mut core, Event::Unlinked { replica, session }, round);
             }
+            VolumeTodo::ConnectHere(replica) => {
+                let myself = self.myself.clone();
+                let then = move |opened| {
+                    if let Some(volume) = myself.upgrade() {
+                        volume.came_here(replica, opened);
+                    }
+                };
+                let node = &self.node;
+                node.replicas
+                    .with(node, self.replica_identity(replica), Box::new(then));
+            }
+            VolumeTodo::ConnectThere(way) => self.connect_there(&way, round),
+            VolumeTodo::Swap {
+                change,
+                expected,
+                record,
+            } => {
+                let answer = SwapAnswer {
+                    volume: self.myself.clone(),
+                    change,
+                    outcome: SwapOutcome::Unknown,
+                };
+                let done = move |outcome| answer.came(outcome);
+                self.keeper().swap(change, expected, record, Box::new(done));
+            }
+            VolumeTodo::ReadRecord => {
+                let answer = ReadAnswer {
+                    volume: self.myself.clone(),
+                    found: None,
+                };
+                self.keeper().read(Box::new(move |found| answer.came(found)));
+            }
+            VolumeTodo::Serving => self.serving(),
+            VolumeTodo::Ended(reason) => self.has_ended(reason, round),
+            VolumeTodo::Happened(event) => self.happened(&event),
         }
     }
 
-    fn execute_disk(&self, id: DiskId, op: DiskOp<Data>, disk: &mut Disk, todo: &mut Todos) {
-        if *disk == Disk::Elsewhere {
-            self.execute_elsewhere(id, op);
-            return;
+    fn connect_there(self: &Arc<Self>, way: &Arc<Way>, round: &mut Round) {
+        let asked = match self.dial(way) {
+            Some(dial) => way.connect(dial, self).map_err(|error| error.to_string()),
+            None => Err("this node is not connected to others".to_owned()),
+        };
+        if let Err(error) = asked {
+            tracing::warn!(volume = %self.id(), node = %way.node, error, "a replica cannot be connected to");
+            let (replica, session) = (way.replica, None);
+            self.step(Event::Unlinked { replica, session }, round);
         }
-        let result = match self.local.execute_at_once(op) {
-            Ok(result) => result,
-            // What else there is to do has to be begun first.
-            Err(op) if *disk == Disk::MayWait && todo.is_empty() && self.turnstile.enter() => {
-                *disk = Disk::MayTouch;
-                let result = self.local.execute(op);
-                self.turnstile.leave();
-                result
+    }
+
+    fn dial(&self, way: &Way) -> Option<Dial> {
+        let links = self.node.config.links.as_ref()?;
+        let mut config = links.config.clone();
+        // Everything that may be in flight fits, also when it is all sent again at once.
+        config.queue_bytes = config.queue_bytes.max(2 * self.max_bytes());
+        Some(Dial {
+            local: self.node.local(links),
+            to: way.node,
+            replica: self.replica_identity(way.replica),
+            addresses: Arc::clone(&links.addresses),
+            transport: Arc::clone(&links.transport),
+            config,
+            sessions: Arc::clone(&self.node.sessions),
+        })
+    }
+
+    fn replica_identity(&self, replica: ReplicaId) -> ReplicaIdentity {
+        ReplicaIdentity {
+            cluster: self.node.config.cluster,
+            volume: self.id(),
+            replica,
+        }
+    }
+
+    /// A replica here is open, or cannot be.
+    fn came_here(self: &Arc<Self>, replica: ReplicaId, opened: Result<Arc<HostedReplica>, ReplicaError>) {
+        let session = self.node.sessions.next();
+        let came = opened.map_err(|error| error.to_string()).and_then(|hosted| {
+            self.check_geometry(&hosted)?;
+            if hosted.begin_session(session, Caller::Local(self.myself.clone())) {
+                Ok((session, hosted))
+            } else {
+                Err("it is just being closed".to_owned())
             }
-            Err(op) => {
-                self.execute_elsewhere(id, op);
+        });
+        Round::run(Disk::Elsewhere, |round| {
+            let mut core = self.core.lock();
+            if core.abandoned {
+                drop(core);
+                if let Ok((session, hosted)) = came {
+                    hosted.end_session(session, round);
+                }
                 return;
             }
-        };
-        self.step_replica(replica::Event::Disk { id, result }, todo);
+            let event = match &came {
+                Ok(_) => Event::Linked { replica, session },
+                Err(_) => Event::Unlinked {
+                    replica,
+                    session: None,
+                },
+            };
+            core.note_here(replica, came);
+            self.step_locked(&mut core, event, round);
+            if core.primary.phase() == crate::machine::primary::Phase::Ended
+                && let Some(hosted) = core.forget_here(replica, session)
+            {
+                // It came too late; the machine does not say so any more.
+                hosted.end_session(session, round);
+            }
+        });
     }
 
-    fn execute_elsewhere(&self, id: DiskId, op: DiskOp<Data>) {
-        // Nobody holds the volume any more: nobody waits for this either, and what was not synced may stay so.
-        let Some(volume) = self.myself.upgrade() else {
-            return;
-        };
-        let lane = match op {
-            DiskOp::SyncData | DiskOp::CommitMeta(_) => &self.lanes.syncs,
-            DiskOp::Read(_) | DiskOp::ReadOrHole(_) | DiskOp::Write { .. } | DiskOp::Zero(_) => {
-                &self.lanes.data
+    /// Lets go of the machine as a crash of this process would: every request fails, every session ends, and nothing is
+    /// done any more.
+    pub(super) fn abandon(&self) {
+        Round::run(Disk::Elsewhere, |round| {
+            let mut core = self.core.lock();
+            core.abandoned = true;
+            let left = core.pending.take_all();
+            let ways = std::mem::take(&mut core.ways);
+            drop(core);
+            for (_, to) in ways {
+                match to {
+                    To::There(way) => way.shut(),
+                    To::Here { sessions, .. } => {
+                        for (session, hosted) in sessions {
+                            hosted.end_session(session, round);
+                        }
+                    }
+                }
             }
-        };
-        lane.run(move || {
-            let result = volume.local.execute(op);
-            volume.round(Disk::MayTouch, |todo| {
-                volume.step_replica(replica::Event::Disk { id, result }, todo);
+            drop(left);
+        });
+    }
+}
+
+/// Tells the primary what became of a change, also if the keeper forgot to.
+struct SwapAnswer {
+    volume: Weak<Volume>,
+    change: ChangeId,
+    outcome: SwapOutcome,
+}
+
+impl SwapAnswer {
+    fn came(mut self, outcome: SwapOutcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for SwapAnswer {
+    fn drop(&mut self) {
+        if let Some(volume) = self.volume.upgrade() {
+            volume.post(Event::Swapped {
+                change: self.change,
+                outcome: self.outcome,
             });
-        });
-    }
-
-    fn step(&self, core: &mut Core, event: Event<Data>, todo: &mut Todos) {
-        core.primary.handle(clock::now(), event, &mut core.actions);
-        self.sort_out(core, todo);
-    }
-
-    /// Executes the actions whose order counts; the others go to `todo`.
-    fn sort_out(&self, core: &mut Core, todo: &mut Todos) {
-        let mut actions = std::mem::take(&mut core.actions);
-        for action in actions.drain(..) {
-            match action {
-                Action::Connect { replica, .. } if replica == self.identity().replica => {
-                    core.sessions += 1;
-                    let session = SessionId(core.sessions);
-                    core.session = Some(session);
-                    todo.push_back(Todo::Tell(Event::Linked { replica, session }));
-                }
-                // There are no links to other nodes in this room yet.
-                Action::Connect { replica, .. } => {
-                    let session = None;
-                    todo.push_back(Todo::Tell(Event::Unlinked { replica, session }));
-                }
-                Action::Disconnect { session, .. } => {
-                    if core.session == Some(session) {
-                        core.session = None;
-                        self.step_replica(replica::Event::Closed { session }, todo);
-                    }
-                }
-                Action::Send {
-                    session, id, request, ..
-                } => {
-                    if core.session == Some(session) {
-                        let event = replica::Event::Request { session, id, request };
-                        self.step_replica(event, todo);
-                    }
-                }
-                Action::Complete { id, result } => {
-                    if let Some(pending) = core.pending.remove(id) {
-                        todo.push_back(Todo::Complete(pending, result));
-                    }
-                }
-                Action::Swap { change, .. } => {
-                    let outcome = SwapOutcome::Unknown;
-                    todo.push_back(Todo::Tell(Event::Swapped { change, outcome }));
-                }
-                Action::ReadRecord => todo.push_back(Todo::Tell(Event::RecordUnreachable)),
-                Action::Serving => todo.push_back(Todo::Serving),
-                Action::SetTimer(at) => self.set_timer(Waiting::Primary, at),
-                Action::Ended(reason) => todo.push_back(Todo::Ended(reason)),
-            }
         }
-        core.actions = actions;
     }
+}
 
-    fn step_replica(&self, event: replica::Event<Data>, todo: &mut Todos) {
-        self.local.step(event, |action| match action {
-            replica::Action::Disk { id, op } => todo.push_back(Todo::Disk(id, op)),
-            replica::Action::Respond { session, id, reply } => {
-                todo.push_back(Todo::Reply(session, id, reply));
-            }
-            replica::Action::SetTimer(at) => self.set_timer(Waiting::Replica, at),
-            replica::Action::Failed(cause) => todo.push_back(Todo::ReplicaFailed(cause)),
-        });
+/// Tells the primary the record that was read, also if the keeper forgot to.
+struct ReadAnswer {
+    volume: Weak<Volume>,
+    found: Option<(Record, Revision)>,
+}
+
+impl ReadAnswer {
+    fn came(mut self, found: Option<(Record, Revision)>) {
+        self.found = found;
     }
+}
 
-    fn set_timer(&self, waiting: Waiting, at: Time) {
-        let alarm: Weak<dyn Alarm> = self.myself.clone();
-        self.node.timers.set(self.timer_owner, waiting.alarm(), at, alarm);
+impl Drop for ReadAnswer {
+    fn drop(&mut self) {
+        if let Some(volume) = self.volume.upgrade() {
+            volume.post(match self.found.take() {
+                Some((record, revision)) => Event::Record { record, revision },
+                None => Event::RecordUnreachable,
+            });
+        }
     }
 }

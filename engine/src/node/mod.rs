@@ -1,177 +1,217 @@
-//! The shell around the machines: turns their actions into calls on disks, and what these answer into events.
+//! The shell around the machines: turns their actions into calls on disks, links and the store, and what these answer
+//! into events.
 //!
 //! It decides nothing about replication: every rule is a machine's. What it owns is how things run: which thread does
 //! what, how much may be in flight, and that one volume holds up no other.
 //!
+//! | part | owns |
+//! |---|---|
+//! | [`Node`], `replicas` | what all volumes share; which replicas of this node are open |
+//! | `replica`, `files` | one open replica: its machine, its sessions, its two files |
+//! | `serve` | the way in for primaries on other nodes |
+//! | [`Volume`], `drive`, `pending` | one attached volume: its primary machine, and who waits for it |
+//! | `way` | from a volume to a replica on another node |
+//! | [`RecordKeeper`] | from a volume to its record in the store |
+//! | `round` | what a thread executes after a step |
+//! | `survey` | the epochs of a volume's replicas, before it is attached |
+//!
 //! **One block write.** A front end's thread calls [`Volume::submit`](crate::io::BlockDevice::submit): it takes a
-//! permit, steps the primary under its lock, hands what that sends to the local replica's machine, unlocks, and does
-//! the write that comes out, on the same thread, up to the front end's completion. What waits for the disk (syncs,
-//! metadata commits, reads of what the page cache does not hold) runs on the [`Node`]'s threads, and goes on from there in the same way. One timer thread wakes
-//! machines that asked for it; it never touches a disk.
+//! permit and steps the primary under its lock. What that sends is queued for the replicas elsewhere, and steps the machine of
+//! the one here; then the lock is free, the queued requests are written to their sockets, and the local write is done
+//! while they are on their way, on the same thread, up to the front end's completion. What waits for the disk (syncs,
+//! metadata commits, reads of what the page cache does not hold) runs on the [`Node`]'s threads, and goes on from there in
+//! the same way. An answer of another node comes on its session's thread, which never touches a disk; one timer thread
+//! wakes machines that asked for it, and does not either. So a disk that hangs holds up the operations that need it, and
+//! neither the other members' answers nor the removal of the one that hangs.
 //!
 //! A step runs under a machine's lock; its actions are executed after unlocking, except those whose order counts: what is
-//! sent to the local replica reaches it in the order of sending, and timers are set in the order of asking.
+//! sent reaches each replica in the order of sending, and timers are set in the order of asking.
 
+mod changes;
 mod clock;
 mod config;
 mod counters;
 mod drive;
+mod error;
 mod executor;
-mod local;
+mod files;
+mod pending;
 mod permits;
+mod record;
+mod replica;
+mod replicas;
+mod round;
+mod serve;
 mod status;
+mod survey;
 mod timer;
+mod view;
 mod volume;
+mod way;
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use parking_lot::Mutex;
-use thiserror::Error;
+use uuid::Uuid;
 
-use crate::disk::{self, DiskError};
-use crate::ids::{BootId, ReplicaId, VolumeId};
-use crate::machine::primary::EndReason;
+use crate::disk;
+use crate::ids::{BootId, Epoch, ReplicaId, VolumeId};
+use crate::link::{ListenError, Listener, LocalNode, SessionCounter};
+use crate::machine::Time;
+use crate::wire::{NodeRun, VersionRange};
 
-pub use config::{OnEnded, VolumeConfig};
+pub use config::{Links, Locate, NodeConfig, OnEnded, OnEvent, ReplicaSettings, VolumeConfig};
 pub use counters::Served;
-pub use status::{ReplicaStatus, VolumeState, VolumeStatus};
+pub use error::{CloseError, CloseReplicaError, OpenError, ReplicaError, StartError};
+pub use record::{RecordKeeper, RecordRead, Swapped};
+pub use status::{
+    PeerView, Reach, RebuildStatus, ReplicaStatus, Standing, Surveyed, VolumeEvent, VolumeState, VolumeStatus,
+};
 pub use volume::Volume;
 
 use executor::Executor;
+use replicas::Replicas;
+use serve::Door;
 use timer::Timers;
 
-/// Why a volume cannot be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// Its files cannot be opened.
-    #[error("volume {volume}: {source}")]
-    Disk {
-        /// The volume.
-        volume: VolumeId,
-        /// What is wrong.
-        source: DiskError,
-    },
-    /// Its replica has failed at an earlier time (rule D6).
-    #[error(
-        "volume {volume}: replica {replica} in {dir} is marked as failed ({reason}) and is not served, because what it \
-         holds cannot be trusted. Look for disk errors below its pool (dmesg), then rebuild it from another replica; if there \
-         is none, delete the volume and restore it from a backup"
-    )]
-    ReplicaFailed {
-        /// The volume.
-        volume: VolumeId,
-        /// The replica.
-        replica: ReplicaId,
-        /// Its directory.
-        dir: PathBuf,
-        /// How it failed.
-        reason: String,
-    },
-    /// This process has a replica of this identity open, in another directory: one of the two is a copy.
-    #[error(
-        "volume {volume}: replica {replica} is open already; the directory {dir} is a copy of it. Remove the copy"
-    )]
-    Duplicate {
-        /// The volume.
-        volume: VolumeId,
-        /// The replica.
-        replica: ReplicaId,
-        /// The directory that was to be opened.
-        dir: PathBuf,
-    },
-    /// It was opened, but ended before it could serve.
-    #[error("volume {volume} cannot be served: {reason}")]
-    Ended {
-        /// The volume.
-        volume: VolumeId,
-        /// Why it ended.
-        reason: EndReason,
-    },
-    /// It did not come to serve in time.
-    #[error("volume {volume} did not become ready in time; its disk does not answer")]
-    Timeout {
-        /// The volume.
-        volume: VolumeId,
-    },
-}
-
-/// Why a volume was not closed in order. It is gone all the same; the next open finds an unclean stop.
-#[derive(Debug, Error)]
-pub enum CloseError {
-    /// It had ended before.
-    #[error("volume {volume} had ended before it was closed: {reason}")]
-    Ended {
-        /// The volume.
-        volume: VolumeId,
-        /// Why it ended.
-        reason: EndReason,
-    },
-    /// The final checkpoint was not done in time.
-    #[error(
-        "volume {volume}: the last checkpoint was not done in time; what was not flushed is on its way to the disk still"
-    )]
-    Timeout {
-        /// The volume.
-        volume: VolumeId,
-    },
-    /// An operation hangs in the kernel.
-    #[error(
-        "volume {volume}: an operation on its disk does not return; its replica stays locked until it does, or until \
-         this process ends"
-    )]
-    Stuck {
-        /// The volume.
-        volume: VolumeId,
-    },
-}
-
-/// What all volumes of a process share: threads for slow work, timers, and the boot of the kernel.
+/// What all volumes and replicas of a process share. There is one for each node; at its start no other process may serve
+/// the node's replicas any more.
 pub struct Node {
+    config: NodeConfig,
     boot: BootId,
+    run: NodeRun,
+    started: Time,
     executor: Executor,
     timers: Timers,
-    open: Mutex<BTreeSet<ReplicaId>>,
+    sessions: Arc<SessionCounter>,
+    replicas: Replicas,
+    volumes: Mutex<BTreeMap<VolumeId, (Epoch, Weak<Volume>)>>,
+    listener: Mutex<Option<Listener>>,
+    myself: Weak<Node>,
 }
 
 impl Node {
-    /// Starts the timer thread, and reads the kernel's boot id.
-    pub fn start() -> Result<Arc<Self>, DiskError> {
-        Self::start_under(disk::boot_id()?)
-    }
-
-    /// As [`start`](Self::start), under another boot id: what a replica finds after the machine was restarted.
-    pub fn start_under(boot: BootId) -> Result<Arc<Self>, DiskError> {
-        let timers = Timers::start().map_err(|source| DiskError::Io {
-            what: "cannot start the thread for",
-            path: PathBuf::from("timers"),
-            source,
-        })?;
-        Ok(Arc::new(Self {
+    /// Starts the timer thread, and reads the kernel's boot id. Serves nobody yet.
+    pub fn start(config: NodeConfig) -> Result<Arc<Self>, StartError> {
+        if let Some(links) = &config.links {
+            links.config.check()?;
+        }
+        let boot = match config.boot {
+            Some(boot) => boot,
+            None => disk::boot_id()?,
+        };
+        let timers = Timers::start().map_err(StartError::Thread)?;
+        Ok(Arc::new_cyclic(|myself| Self {
+            config,
             boot,
+            run: NodeRun(Uuid::new_v4().as_u128()),
+            started: clock::now(),
             executor: Executor::default(),
             timers,
-            open: Mutex::default(),
+            sessions: Arc::default(),
+            replicas: Replicas::default(),
+            volumes: Mutex::default(),
+            listener: Mutex::default(),
+            myself: myself.clone(),
         }))
     }
 
-    fn claim(self: &Arc<Self>, replica: ReplicaId) -> Option<Claim> {
-        self.open.lock().insert(replica).then(|| Claim {
-            node: self.clone(),
-            replica,
-        })
+    /// Serves this node's replicas to primaries on other nodes from now on. Answers where: the port is the system's choice
+    /// if none is given. Replaces what was listened on before.
+    pub fn listen(&self, address: SocketAddr) -> Result<SocketAddr, ListenError> {
+        let Some(links) = &self.config.links else {
+            let error = std::io::Error::other("this node was set up to have no others");
+            return Err(ListenError::Bind { address, error });
+        };
+        // First, so that the same port can be taken again.
+        *self.listener.lock() = None;
+        let listener = Listener::bind(
+            address,
+            self.local(links),
+            links.config.clone(),
+            Arc::clone(&links.transport),
+            Arc::clone(&self.sessions),
+            Arc::new(Door {
+                node: self.myself.clone(),
+            }),
+        )?;
+        let address = listener.address();
+        *self.listener.lock() = Some(listener);
+        Ok(address)
+    }
+
+    /// Takes no new session of another node any more. Those that are up go on.
+    pub fn stop_listening(&self) {
+        *self.listener.lock() = None;
+    }
+
+    /// Ends the sessions of a replica of this node and closes its files, so that they can be deleted or moved; whoever
+    /// asks for a session meanwhile is declined. [`Locate`] has to decline it before, or it may be opened again. Returns by
+    /// `deadline` or soon after.
+    pub fn close_replica(&self, replica: ReplicaId, deadline: Instant) -> Result<(), CloseReplicaError> {
+        self.replicas.close(replica, deadline)
+    }
+
+    /// An open replica of this node.
+    pub fn replica(&self, replica: ReplicaId) -> Option<ReplicaStatus> {
+        let open = self.replicas.all();
+        let found = open.iter().find(|open| open.identity.replica == replica);
+        found.map(|open| open.status())
+    }
+
+    /// The open replicas of this node.
+    pub fn replicas(&self) -> Vec<ReplicaStatus> {
+        self.replicas.all().iter().map(|open| open.status()).collect()
+    }
+
+    /// Stops serving: no session of another node is taken or kept, and the replicas are closed. Volumes that are open lose
+    /// their replica here; they are closed first. Whether every replica could be closed by `deadline`.
+    pub fn stop(&self, deadline: Instant) -> bool {
+        self.stop_listening();
+        let mut all = true;
+        for open in self.replicas.all() {
+            all &= self.replicas.close(open.identity.replica, deadline).is_ok();
+        }
+        all
+    }
+
+    fn local(&self, links: &Links) -> LocalNode {
+        LocalNode {
+            cluster: self.config.cluster,
+            node: self.config.node,
+            run: self.run,
+            versions: VersionRange::OURS,
+            data_crc: links.data_crc,
+        }
+    }
+
+    /// Whether a volume may be opened in this epoch.
+    fn enter_volume(&self, volume: VolumeId, epoch: Epoch) -> Result<(), OpenError> {
+        let mut volumes = self.volumes.lock();
+        volumes.retain(|_, (_, open)| open.strong_count() > 0);
+        match volumes.get(&volume) {
+            Some((at, open)) if *at >= epoch && open.upgrade().is_some_and(|open| open.ended().is_none()) => {
+                Err(OpenError::Open { volume, epoch: *at })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn note_volume(&self, volume: &Arc<Volume>) {
+        let at = (volume.term(), Arc::downgrade(volume));
+        self.volumes.lock().insert(volume.id(), at);
     }
 }
 
-/// A replica is open in this process for as long as this lives.
-struct Claim {
-    node: Arc<Node>,
-    replica: ReplicaId,
-}
-
-impl Drop for Claim {
+impl Drop for Node {
     fn drop(&mut self) {
-        self.node.open.lock().remove(&self.replica);
+        self.stop_listening();
+        // Sessions hold on to each other's ends; without this their threads would serve on.
+        for open in self.replicas.all() {
+            open.cut_off();
+        }
     }
 }

@@ -4,209 +4,198 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use uuid::Uuid;
 
-use super::config::{OnEnded, VolumeConfig};
+use super::config::{OnEnded, OnEvent, VolumeConfig};
 use super::counters::{Counters, Kind};
-use super::drive::{Core, Pending, Turnstile, Waiting};
-use super::executor::Lane;
-use super::local::{LocalReplica, describe};
+use super::drive::{Core, To};
+use super::error::{CloseError, OpenError, ReplicaError};
+use super::files::describe;
+use super::pending::Pending;
 use super::permits::Permits;
-use super::status::{ReplicaStatus, VolumeState, VolumeStatus};
+use super::record::RecordKeeper;
+use super::replica::HostedReplica;
+use super::round::{Disk, Round};
+use super::status::VolumeEvent;
 use super::timer::Alarm;
-use super::{CloseError, Node, OpenError, clock};
-use crate::disk::{self, ReplicaFiles};
+use super::{Node, clock};
 use crate::format::ReplicaIdentity;
 use crate::geometry::{ByteRange, Geometry};
-use crate::ids::{Epoch, Incarnation, VolumeId};
+use crate::ids::{Epoch, ReplicaId, VolumeId};
 use crate::io::{BlockDevice, BlockOp, Completion, Data, IoError};
 use crate::machine::primary::{EndReason, Event, Op, PrimaryConfig, Revision};
-use crate::machine::record::ChangeId;
-use crate::machine::replica::ReplicaConfig;
-use crate::machine::{MemberState, Primary, Record, RecordReplica};
+use crate::machine::{Primary, Record, RecordReplica};
 
-/// Threads that one volume keeps busy with syncs of its two files at most: the machine has one of each under way.
-const SYNCS: usize = 2;
-/// Threads that one volume keeps busy at most with requests that wait for the disk: how deep the disk's queue gets.
-const WAITING: usize = 16;
 /// How much longer than the machine's own deadlines the shell waits before it takes the machine for stuck.
 const GRACE: Duration = Duration::from_secs(5);
+/// What a closing may take in any case: operations that do not hang are done at once.
+const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Where the volume is in its life, as the shell has seen it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Life {
+pub(super) enum Life {
     Opening,
     Serving,
     Ended(EndReason),
 }
 
-/// The volume's shares of the node's threads. Syncs have their own: they are what everyone waits for.
-pub(super) struct Lanes {
-    pub(super) syncs: Lane,
-    pub(super) data: Lane,
-}
-
 /// An attached volume.
 pub struct Volume {
-    identity: ReplicaIdentity,
-    epoch: Epoch,
-    geometry: Geometry,
-    incarnation: Incarnation,
+    id: VolumeId,
+    term: Epoch,
+    pub(super) geometry: Geometry,
     io_timeout: Duration,
+    max_bytes: usize,
+    keeper: Arc<dyn RecordKeeper>,
     on_ended: Option<OnEnded>,
-    life: Mutex<Life>,
+    on_event: Option<OnEvent>,
+    pub(super) life: Mutex<Life>,
     life_changed: Condvar,
-    permits: Permits,
+    pub(super) permits: Permits,
     counters: Counters,
     pub(super) core: Mutex<Core>,
-    pub(super) local: LocalReplica,
-    pub(super) lanes: Lanes,
-    pub(super) turnstile: Turnstile,
     pub(super) node: Arc<Node>,
     pub(super) timer_owner: u64,
     pub(super) myself: Weak<Volume>,
 }
 
 impl Volume {
-    /// Opens the volume's replica and comes to serve it. Blocks until it does, in bounded time.
+    /// Opens the volume's replicas and comes to serve it. Blocks until it does, in bounded time.
     pub fn open(node: &Arc<Node>, config: VolumeConfig) -> Result<Arc<Self>, OpenError> {
-        let files =
-            disk::open(&config.dir, &config.identity, config.caching).map_err(|source| OpenError::Disk {
-                volume: config.identity.volume,
-                source,
-            })?;
-        Self::open_on(node, config, files)
+        check_record(node, &config)?;
+        node.enter_volume(config.volume, config.record.epoch)?;
+        let sole = look_at_sole_member(node, &config)?;
+        let this = Self::attach(node, config);
+        node.note_volume(&this);
+        this.begin();
+        drop(sole);
+        this.wait_until_serving()?;
+        Ok(this)
     }
 
-    /// As [`open`](Self::open), on files that are open already.
-    pub fn open_on(
-        node: &Arc<Node>,
-        config: VolumeConfig,
-        files: ReplicaFiles,
-    ) -> Result<Arc<Self>, OpenError> {
-        let identity = config.identity;
-        let ReplicaIdentity { volume, replica, .. } = identity;
-        let superblock = files.image.superblock;
-        if let Some(cause) = superblock.failed {
-            return Err(OpenError::ReplicaFailed {
-                volume,
-                replica,
-                dir: config.dir,
-                reason: describe(cause).to_owned(),
-            });
-        }
-        if !files.image.both_slots_valid {
-            tracing::warn!(%volume, %replica, "one superblock slot is torn or damaged; the other one counts");
-        }
-        let Some(claim) = node.claim(replica) else {
-            return Err(OpenError::Duplicate {
-                volume,
-                replica,
-                dir: config.dir,
-            });
-        };
-
-        let incarnation = Incarnation::from(Uuid::new_v4());
-        let replica_config = ReplicaConfig {
-            checkpoint_interval: config.checkpoint_interval,
-            region_idle: config.region_idle,
-            max_set_regions: config.max_set_regions,
-            faults: config.faults,
-            ..ReplicaConfig::new(node.boot, incarnation)
-        };
-        let geometry = superblock.geometry;
-        let primary_config = PrimaryConfig {
+    fn attach(node: &Arc<Node>, config: VolumeConfig) -> Arc<Self> {
+        let machine = PrimaryConfig {
+            member_deadline: config.member_deadline,
+            open_patience: config.open_patience,
+            open_timeout: config.open_timeout,
             io_timeout: config.io_timeout,
+            isolation_timeout: config.isolation_timeout,
             tick_interval: config.tick_interval,
+            lease: node.config.replicas.lease,
+            retry: config.retry,
             faults: config.faults,
-            ..PrimaryConfig::new(identity.cluster, volume, config.node, geometry)
+            ..PrimaryConfig::new(
+                node.config.cluster,
+                config.volume,
+                node.config.node,
+                config.geometry,
+            )
         };
-        let primary_config = PrimaryConfig {
-            beat: primary_config.beat.min(config.tick_interval),
-            ..primary_config
+        let machine = PrimaryConfig {
+            beat: machine.beat.min(config.tick_interval),
+            ..machine
         };
-        // A primary of this node is gone for sure: it held the lock that is ours now. Its lease has run out, then.
-        let loaded_at = if config.foreign_lease {
-            clock::now()
-        } else {
-            clock::now() - replica_config.lease
-        };
-        let local = LocalReplica::new(&config.dir, files, claim, replica_config, loaded_at);
-        let record = Record {
-            epoch: config.epoch,
-            primary: Some(config.node),
-            replicas: vec![RecordReplica {
-                id: replica,
-                node: config.node,
-                state: MemberState::Member,
-            }],
-            change: ChangeId {
-                term: config.epoch,
-                count: 0,
-            },
-        };
+        let term = config.record.epoch;
         let mut actions = Vec::new();
-        let primary = Primary::attach(clock::now(), primary_config, record, Revision(0), &mut actions);
-        let this = Arc::new_cyclic(|myself: &Weak<Self>| Self {
-            identity,
-            epoch: config.epoch,
-            geometry,
-            incarnation,
+        let primary = Primary::attach(
+            clock::now(),
+            machine,
+            config.record,
+            config.revision,
+            &mut actions,
+        );
+        Arc::new_cyclic(|myself: &Weak<Self>| Self {
+            id: config.volume,
+            term,
+            geometry: config.geometry,
             io_timeout: config.io_timeout,
+            max_bytes: config.max_bytes,
+            keeper: config.keeper,
             on_ended: config.on_ended,
+            on_event: config.on_event,
             life: Mutex::new(Life::Opening),
             life_changed: Condvar::new(),
             permits: Permits::new(config.max_operations, config.max_bytes),
             counters: Counters::default(),
-            core: Mutex::new(Core::new(primary)),
-            local,
-            lanes: Lanes {
-                syncs: node.executor.lane(SYNCS),
-                data: node.executor.lane(WAITING),
-            },
+            core: Mutex::new(Core::new(primary, actions)),
             node: node.clone(),
-            turnstile: Turnstile::default(),
             timer_owner: node.timers.new_owner(),
             myself: myself.clone(),
-        });
-        this.begin(actions);
-        this.wait_until_serving(primary_config.open_timeout + GRACE)?;
-        Ok(this)
+        })
     }
 
-    fn wait_until_serving(&self, patience: Duration) -> Result<(), OpenError> {
-        let volume = self.identity.volume;
+    fn wait_until_serving(&self) -> Result<(), OpenError> {
+        let volume = self.id;
+        // Leases and convergence may take longer than the first member; the machine's own deadline bounds both.
+        let patience = self.io_timeout + GRACE;
         match self.wait_while(Life::Opening, patience) {
             Life::Serving => Ok(()),
             Life::Opening => {
-                self.local.close(Duration::ZERO);
-                Err(OpenError::Timeout { volume })
+                let seen = self.troubles();
+                self.give_up(EndReason::IoTimeout);
+                Err(OpenError::Timeout { volume, seen })
             }
             Life::Ended(reason) => {
-                self.local.close(GRACE);
-                Err(OpenError::Ended { volume, reason })
+                let seen = self.troubles();
+                self.give_up(reason);
+                Err(OpenError::Ended { volume, reason, seen })
             }
         }
     }
 
-    /// Detaches the volume in order: a last checkpoint, a clean superblock, and the replica's files closed. Nothing may
-    /// use it any more. Whatever comes out, every request from now on fails, and this returns by `deadline` or soon after.
+    /// What is wrong with its replicas, in words.
+    fn troubles(&self) -> Vec<String> {
+        let core = self.core.lock();
+        let replicas = &core.primary.record().replicas;
+        replicas
+            .iter()
+            .filter_map(|replica| core.trouble(replica.id))
+            .collect()
+    }
+
+    fn give_up(&self, reason: EndReason) {
+        let mut life = self.life.lock();
+        if !matches!(*life, Life::Ended(_)) {
+            *life = Life::Ended(reason);
+        }
+        drop(life);
+        self.life_changed.notify_all();
+        self.abandon();
+    }
+
+    /// Detaches the volume in order: a last checkpoint on every member, and clean superblocks. Nothing may use it any more.
+    /// Whatever comes out, every request from now on fails, and this returns by `deadline` or soon after.
     pub fn close(&self, deadline: Instant) -> Result<(), CloseError> {
-        let volume = self.identity.volume;
+        let volume = self.id;
         let remaining = || deadline.saturating_duration_since(Instant::now());
-        self.post(Event::Release);
+        let here = self.replicas_here();
+        if let Some(this) = self.myself.upgrade() {
+            this.post(Event::Release);
+        }
         let ended = self.wait_while(Life::Serving, remaining());
-        // Operations that hang are what the deadline is for; those that do not are done at once.
-        let closed = self.local.close(remaining().max(Duration::from_millis(100)));
+        let reason = match ended {
+            Life::Ended(reason) => reason,
+            Life::Opening | Life::Serving => EndReason::IoTimeout,
+        };
+        self.give_up(reason);
+        let until = Instant::now() + remaining().max(AT_ONCE);
+        let settled = here
+            .iter()
+            .all(|&replica| self.node.replicas.wait_settled(replica, until));
         match ended {
-            _ if !closed => Err(CloseError::Stuck { volume }),
+            _ if !settled => Err(CloseError::Stuck { volume }),
             Life::Ended(EndReason::Released) => Ok(()),
             Life::Ended(reason) => Err(CloseError::Ended { volume, reason }),
             Life::Serving | Life::Opening => Err(CloseError::Timeout { volume }),
         }
     }
 
-    /// Makes every write that was acknowledged durable. Returns in bounded time, also if the disk hangs.
+    fn replicas_here(&self) -> Vec<ReplicaId> {
+        let core = self.core.lock();
+        let here = |(replica, to): &(ReplicaId, To)| matches!(to, To::Here { .. }).then_some(*replica);
+        core.ways.iter().filter_map(here).collect()
+    }
+
+    /// Makes every write that was acknowledged durable. Returns in bounded time, also if a disk hangs.
     pub fn flush(&self) -> Result<(), IoError> {
         let permit = self.permits.acquire(0, self.io_timeout).ok_or(IoError::Io)?;
         let (sender, done) = crossbeam_channel::bounded(1);
@@ -214,38 +203,17 @@ impl Volume {
             let _ = sender.send(result.map(drop));
         };
         let pending = Pending::new(Kind::Flush, permit, Box::new(tell));
-        self.enter_without_waiting(Op::Flush, pending);
+        let this = self.myself.upgrade().ok_or(IoError::Io)?;
+        this.enter(Disk::MayTouch, Op::Flush, pending);
         // The machine's own deadline comes first.
         done.recv_timeout(self.io_timeout + GRACE)
             .unwrap_or(Err(IoError::Io))
     }
 
-    /// What there is to know of it now.
-    pub fn status(&self) -> VolumeStatus {
-        let superblock = self.local.superblock();
-        VolumeStatus {
-            volume: self.identity.volume,
-            state: match *self.life.lock() {
-                Life::Opening => VolumeState::Opening,
-                Life::Serving => VolumeState::Serving,
-                Life::Ended(reason) => VolumeState::Ended(reason.to_string()),
-            },
-            epoch: self.epoch,
-            tick: self.core.lock().tick(),
-            size: self.geometry.size(),
-            local: ReplicaStatus {
-                replica: self.identity.replica,
-                incarnation: self.incarnation,
-                failure: self.local.failure(),
-                durable: superblock.durable,
-                settled: superblock.settled,
-                whole: superblock.whole,
-                set_regions: self.local.set_regions(),
-                allocated: self.local.allocated(),
-                pool_full: self.local.is_pool_full(),
-            },
-            served: self.counters.read(),
-            in_flight: self.permits.operations(),
+    /// What a watch of the store has shown of the volume's record. It may be old.
+    pub fn record_seen(&self, record: Record, revision: Revision) {
+        if let Some(this) = self.myself.upgrade() {
+            this.post(Event::Watched { record, revision });
         }
     }
 
@@ -259,16 +227,38 @@ impl Volume {
 
     /// The volume's identity.
     pub fn id(&self) -> VolumeId {
-        self.identity.volume
+        self.id
     }
 
-    /// This node's replica of it.
-    pub(super) fn identity(&self) -> ReplicaIdentity {
-        self.identity
+    /// The epoch in which it was attached.
+    pub fn term(&self) -> Epoch {
+        self.term
+    }
+
+    /// How long an answer of another node is waited for before its session is given up: longer than the machine's own
+    /// deadlines, which come first.
+    pub(super) fn patience(&self) -> Duration {
+        self.io_timeout + GRACE
+    }
+
+    pub(super) const fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
+    pub(super) fn keeper(&self) -> &dyn RecordKeeper {
+        &*self.keeper
     }
 
     pub(super) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Whether a replica is of this volume's size, in words if not.
+    pub(super) fn check_geometry(&self, replica: &HostedReplica) -> Result<(), String> {
+        if replica.geometry == self.geometry {
+            return Ok(());
+        }
+        Err(other_geometry(replica, &self.geometry))
     }
 
     pub(super) fn serving(&self) {
@@ -278,21 +268,61 @@ impl Volume {
         }
         drop(life);
         self.life_changed.notify_all();
+        let epoch = self.term;
+        self.happened(&VolumeEvent::Serving { epoch });
     }
 
-    pub(super) fn has_ended(&self, reason: EndReason) {
-        let before = std::mem::replace(&mut *self.life.lock(), Life::Ended(reason));
+    pub(super) fn happened(&self, event: &VolumeEvent) {
+        match event {
+            VolumeEvent::Lost { replica, reason } => {
+                tracing::warn!(volume = %self.id, %replica, reason, "a replica cannot be reached");
+            }
+            other => tracing::info!(volume = %self.id, event = ?other, "a volume has changed"),
+        }
+        if let Some(on_event) = &self.on_event {
+            on_event(self.id, event);
+        }
+    }
+
+    pub(super) fn has_ended(&self, reason: EndReason, round: &mut Round) {
+        let before = {
+            let mut life = self.life.lock();
+            match *life {
+                Life::Ended(_) => return,
+                before => {
+                    *life = Life::Ended(reason);
+                    before
+                }
+            }
+        };
         self.life_changed.notify_all();
+        self.let_go(round);
         let asked_for = reason == EndReason::Released;
         if !asked_for {
-            tracing::error!(volume = %self.identity.volume, %reason, "the volume has ended");
+            tracing::error!(volume = %self.id, %reason, "the volume has ended");
         }
         // Whoever opens it learns by the answer.
         if before == Life::Serving
             && !asked_for
             && let Some(on_ended) = &self.on_ended
         {
-            on_ended(self.identity.volume, reason);
+            on_ended(self.id, reason);
+        }
+    }
+
+    /// Ends what is left of its sessions.
+    fn let_go(&self, round: &mut Round) {
+        let mut core = self.core.lock();
+        let mut ended = Vec::new();
+        for (_, to) in &mut core.ways {
+            match to {
+                To::There(way) => way.shut(),
+                To::Here { sessions, .. } => ended.append(sessions),
+            }
+        }
+        drop(core);
+        for (session, hosted) in ended {
+            hosted.end_session(session, round);
         }
     }
 
@@ -303,6 +333,101 @@ impl Volume {
         while *life == state && !self.life_changed.wait_until(&mut life, until).timed_out() {}
         *life
     }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+/// Whether the record is one under which this node may open the volume.
+fn check_record(node: &Node, config: &VolumeConfig) -> Result<(), OpenError> {
+    let (record, volume) = (&config.record, config.volume);
+    let wrong = |what: String| {
+        Err(OpenError::Record {
+            volume,
+            epoch: record.epoch,
+            what,
+        })
+    };
+    match record.primary {
+        Some(primary) if primary == node.config.node => {}
+        Some(primary) => {
+            return wrong(format!(
+                "names node {primary} as the primary, this is {}",
+                node.config.node
+            ));
+        }
+        None => return wrong("names no primary".to_owned()),
+    }
+    if record.epoch == Epoch::ZERO {
+        return wrong("is of no epoch".to_owned());
+    }
+    if record.members().next().is_none() {
+        return wrong("names no replica that is in sync".to_owned());
+    }
+    Ok(())
+}
+
+/// With one member alone, and that on this node, there is nothing to wait for if it cannot be used: says at once why.
+fn look_at_sole_member(
+    node: &Arc<Node>,
+    config: &VolumeConfig,
+) -> Result<Option<Arc<HostedReplica>>, OpenError> {
+    let volume = config.volume;
+    let mut members = config.record.members();
+    let replica = match (members.next(), members.next()) {
+        (Some(&RecordReplica { id, node: on, .. }), None) if on == node.config.node => id,
+        _ => return Ok(None),
+    };
+    let identity = ReplicaIdentity {
+        cluster: node.config.cluster,
+        volume,
+        replica,
+    };
+    let opened = node.replicas.open(node, identity, config.open_timeout + GRACE);
+    let hosted = opened.map_err(|error| match error {
+        ReplicaError::Disk { source, .. } => OpenError::Disk { volume, source },
+        ReplicaError::Slow { .. } => OpenError::Timeout {
+            volume,
+            seen: vec![error.to_string()],
+        },
+        other => OpenError::NotServed {
+            volume,
+            replica,
+            why: other.to_string(),
+        },
+    })?;
+    if let Some(cause) = hosted.superblock().failed {
+        return Err(OpenError::ReplicaFailed {
+            volume,
+            replica,
+            dir: hosted.files.dir().to_owned(),
+            reason: describe(cause).to_owned(),
+        });
+    }
+    if hosted.geometry != config.geometry {
+        return Err(OpenError::NotServed {
+            volume,
+            replica,
+            why: other_geometry(&hosted, &config.geometry),
+        });
+    }
+    Ok(Some(hosted))
+}
+
+fn other_geometry(replica: &HostedReplica, expected: &Geometry) -> String {
+    format!(
+        "{} holds {} bytes in chunks of {} and regions of {}, the volume's record says {}, {} and {}",
+        replica.files.dir().display(),
+        replica.geometry.size(),
+        replica.geometry.chunk_size(),
+        replica.geometry.region_size(),
+        expected.size(),
+        expected.chunk_size(),
+        expected.region_size()
+    )
 }
 
 impl BlockDevice for Volume {
@@ -331,17 +456,20 @@ impl BlockDevice for Volume {
             done(Err(IoError::Invalid));
             return;
         }
-        let Some(permit) = self.permits.acquire(in_memory as usize, self.io_timeout) else {
+        let permit = self.permits.acquire(in_memory as usize, self.io_timeout);
+        let (Some(permit), Some(this)) = (permit, self.myself.upgrade()) else {
             self.counters.failed(false);
             done(Err(IoError::Io));
             return;
         };
-        self.enter(op, Pending::new(kind, permit, done));
+        this.enter(Disk::MayWait, op, Pending::new(kind, permit, done));
     }
 }
 
 impl Alarm for Volume {
-    fn ring(&self, what: u32) {
-        self.wake(Waiting::from_alarm(what));
+    fn ring(&self, _: u32) {
+        if let Some(this) = self.myself.upgrade() {
+            this.post(Event::Timer);
+        }
     }
 }

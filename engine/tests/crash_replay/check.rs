@@ -10,14 +10,16 @@ use bulkhead_engine::format::{MetaImage, MetaLayout};
 use bulkhead_engine::geometry::{ByteRange, Chunk, Region};
 use bulkhead_engine::ids::{Epoch, Tick};
 use bulkhead_engine::io::BlockOp;
+use bulkhead_engine::machine::FaultSet;
 use bulkhead_engine::node::{Node, Volume};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::oracle::{History, Write, value_in};
+use crate::support::alone::{Place, identity};
 use crate::support::cut::{CutFile, Replay, SECTOR};
 use crate::support::recording::{Event, Which};
-use crate::workload::{Recording, Start, USED_SECTORS, config, geometry, identity, submit, used_sectors};
+use crate::workload::{Recording, Start, USED_SECTORS, config, geometry, node, submit, used_sectors};
 
 /// What is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,11 +120,13 @@ pub fn replay(recording: &Recording, cuts: usize, seed: u64) -> (Outcome, Start)
         generation: start.generation + 1,
         ..start.clone()
     };
+    let (place, node) = node(next.boot(), FaultSet::NONE);
     let mut checker = Checker {
         recording,
         histories: recording.asked.histories(used_sectors(), before),
         unsettled_before: unsettled(&MetaImage::decode(&start.meta).expect("sound")),
-        node: Node::start_under(next.boot()).unwrap(),
+        place,
+        node,
         epoch: next.epoch(),
         outcome: Outcome::default(),
     };
@@ -155,6 +159,7 @@ struct Checker<'a> {
     /// What the cut before this run had left suspect or unsettled.
     unsettled_before: Vec<Chunk>,
     /// The machine after the reboot, and the epoch then.
+    place: Arc<Place>,
     node: Arc<Node>,
     epoch: Epoch,
     outcome: Outcome,
@@ -215,6 +220,9 @@ impl Checker<'_> {
             Ok(content) => content,
             Err(how) => {
                 self.outcome.violated(Rule::Opens, format!("cut at {at}: {how}"));
+                // What is left of it is not to be found by the next one.
+                let until = Instant::now() + Duration::from_secs(10);
+                self.node.close_replica(identity().replica, until).unwrap();
                 return;
             }
         };
@@ -229,7 +237,8 @@ impl Checker<'_> {
         image: &MetaImage,
     ) -> Result<Vec<(u64, Vec<u8>)>, String> {
         let epoch = self.epoch;
-        let volume = Volume::open_on(&self.node, config(epoch), files).map_err(|error| error.to_string())?;
+        self.place.give(files);
+        let volume = Volume::open(&self.node, config(epoch)).map_err(|error| error.to_string())?;
         let mut content = Vec::new();
         for region in 0..geometry().regions() {
             let offset = u64::from(region) * geometry().region_size();

@@ -1,21 +1,21 @@
 //! The workload: several threads write, zero and flush at random while checkpoints go on beneath them.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead_engine::disk::{BlockFile, ReplicaFiles};
-use bulkhead_engine::format::{MetaImage, ReplicaIdentity, Superblock};
+use bulkhead_engine::format::{MetaImage, Superblock};
 use bulkhead_engine::geometry::{ByteRange, Geometry};
-use bulkhead_engine::ids::{BootId, ClusterId, Epoch, NodeId, ReplicaId, VolumeId};
+use bulkhead_engine::ids::{BootId, Epoch};
 use bulkhead_engine::io::{BlockDevice, BlockOp, Data, IoError};
 use bulkhead_engine::machine::FaultSet;
-use bulkhead_engine::node::{Node, Volume, VolumeConfig};
+use bulkhead_engine::node::{Node, NodeConfig, ReplicaSettings, Volume, VolumeConfig};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::oracle::{Asked, Flush, Write, content};
+use crate::support::alone::{self, Place, identity};
 use crate::support::cut::{CutFile, SECTOR};
 use crate::support::recording::{Event, Recorder, Which};
 
@@ -26,22 +26,27 @@ pub const USED_SECTORS: u64 = 192;
 const BLOCK: u64 = 16;
 const THREADS: u64 = 6;
 
-pub fn identity() -> ReplicaIdentity {
-    ReplicaIdentity {
-        cluster: ClusterId::from_u128(1),
-        volume: VolumeId::from_u128(2),
-        replica: ReplicaId::from_u128(3),
-    }
+/// A node after a boot, whose replica is what its place is given.
+pub fn node(boot: BootId, faults: FaultSet) -> (Arc<Place>, Arc<Node>) {
+    let place = Place::at("memory".as_ref());
+    let replicas = ReplicaSettings {
+        checkpoint_interval: Duration::from_millis(3),
+        region_idle: Duration::from_millis(6),
+        max_set_regions: 5,
+        faults,
+        ..ReplicaSettings::default()
+    };
+    let config = NodeConfig {
+        boot: Some(boot),
+        ..alone::node_config(&place, replicas)
+    };
+    (place, Node::start(config).unwrap())
 }
 
 pub fn config(epoch: Epoch) -> VolumeConfig {
     VolumeConfig {
-        foreign_lease: false,
-        checkpoint_interval: Duration::from_millis(3),
-        region_idle: Duration::from_millis(6),
-        max_set_regions: 5,
         tick_interval: Duration::from_millis(2),
-        ..VolumeConfig::new(identity(), PathBuf::from("memory"), NodeId::from_u128(4), epoch)
+        ..alone::volume_config(geometry(), epoch)
     }
 }
 
@@ -138,12 +143,13 @@ pub fn record(workload: Workload, start: Start, seed: u64) -> Recording {
     let data_file = record(Which::Data, &start.data);
     let meta_file = record(Which::Meta, &start.meta);
     let files = ReplicaFiles::load(data_file, meta_file, &identity(), "memory".as_ref()).unwrap();
-    let node = Node::start_under(start.boot()).unwrap();
+    let (place, node) = node(start.boot(), workload.faults);
+    place.give(files);
     let config = VolumeConfig {
         faults: workload.faults,
         ..config(start.epoch())
     };
-    let volume = Volume::open_on(&node, config, files).unwrap();
+    let volume = Volume::open(&node, config).unwrap();
     let serving = recorder.mark();
 
     // No value is used twice, also not by another run.

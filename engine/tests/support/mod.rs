@@ -2,6 +2,7 @@
 //! from a recording at a cut; and a small file system to put real ones on. Each test binary uses a part of it.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod alone;
 pub mod cut;
 pub mod faulty;
 pub mod pool;

@@ -12,20 +12,20 @@ use tokio::sync::watch;
 
 use crate::docker::Gate;
 use crate::http::{Answer, BadRequest, Call, Handler};
-use crate::service::{NodeService, ServiceError};
+use crate::service::{Management, ServiceError};
 
 pub use path::encode;
 
 /// The current version's prefix.
 pub const PREFIX: &str = "/v1";
 
-/// The node's service, once the daemon is ready.
-pub type NodeGate = watch::Receiver<Option<Arc<dyn NodeService>>>;
+/// What is asked about the node and its cluster, once the daemon is ready.
+pub type ManagementGate = watch::Receiver<Option<Arc<dyn Management>>>;
 
 /// Serves the interface.
 pub struct Api {
     volumes: Gate,
-    node: NodeGate,
+    management: ManagementGate,
     /// What the daemon does until it is ready.
     starting: watch::Receiver<String>,
 }
@@ -95,10 +95,10 @@ impl From<&ServiceError> for ErrorCode {
 
 impl Api {
     /// Serves what is behind the gates. `starting` says what the daemon does until they open.
-    pub fn new(volumes: Gate, node: NodeGate, starting: watch::Receiver<String>) -> Arc<Self> {
+    pub fn new(volumes: Gate, management: ManagementGate, starting: watch::Receiver<String>) -> Arc<Self> {
         Arc::new(Self {
             volumes,
-            node,
+            management,
             starting,
         })
     }

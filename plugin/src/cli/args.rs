@@ -1,5 +1,6 @@
 //! The arguments. The daemon's flags are made from its settings, so that there is one for each.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bulkhead_cluster::schema::IoPriority;
@@ -48,6 +49,21 @@ pub enum Command {
     /// Volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Nodes of the cluster
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Storage classes: named options for volumes
+    #[command(subcommand)]
+    Class(ClassCommand),
+    /// The cluster
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// The metadata store
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Replicas, read from their files; needs no daemon
+    #[command(subcommand)]
+    Replica(ReplicaCommand),
     /// Print a completion script, for example `bulkhead completion bash > /etc/bash_completion.d/bulkhead`
     Completion {
         /// For which shell
@@ -103,12 +119,116 @@ pub enum VolumeCommand {
     },
 }
 
+/// Commands about nodes.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List the nodes of the cluster
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show everything about nodes: pools, labels, volumes; of this one if none is named
+    Inspect {
+        /// Their names or ids
+        names: Vec<String>,
+    },
+    /// Set and remove labels of a node; `zone` and `rack` steer where replicas go
+    Label {
+        /// Its name or id
+        name: String,
+        /// KEY=VALUE sets a label, KEY- removes one
+        #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
+        labels: Vec<String>,
+    },
+}
+
+/// Commands about storage classes.
+#[derive(Debug, Subcommand)]
+pub enum ClassCommand {
+    /// Create a storage class
+    Create(CreateClassArgs),
+    /// List all storage classes
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show everything about storage classes
+    Inspect {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Delete storage classes; their volumes stay as they are. Refused for the default one
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Choose the class that volumes without one take, or show it
+    Default {
+        /// Its name
+        name: Option<String>,
+        /// Let volumes without a class take none
+        #[arg(long, conflicts_with = "name")]
+        none: bool,
+    },
+}
+
+/// Commands about the cluster.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Show the cluster at a glance: nodes, store, volumes, capacity, and what is wrong
+    Status,
+}
+
+/// Commands about the store.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Ask the store now, and show whether it answers, how fast, and its servers
+    Status,
+}
+
+/// Commands about replicas.
+#[derive(Debug, Subcommand)]
+pub enum ReplicaCommand {
+    /// Show what the files of replicas say: identity, epoch, ticks, what is not settled; refused while one is open
+    Inspect {
+        /// Their directories
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+}
+
 /// What a volume is to be.
 #[derive(Debug, Args)]
 pub struct CreateArgs {
     /// Its name
     pub name: String,
-    /// Size, such as 10G (default 1G)
+    /// Storage class
+    #[arg(long)]
+    pub class: Option<String>,
+    /// Nodes that may hold replicas, such as "n1;n2"
+    #[arg(long)]
+    pub nodes: Option<String>,
+    /// What it shares with a class.
+    #[command(flatten)]
+    pub spec: SpecArgs,
+}
+
+/// What a storage class is to be.
+#[derive(Debug, Args)]
+pub struct CreateClassArgs {
+    /// Its name
+    pub name: String,
+    /// Let volumes that name no class take this one
+    #[arg(long)]
+    pub default: bool,
+    /// What it shares with a volume.
+    #[command(flatten)]
+    pub spec: SpecArgs,
+}
+
+/// What a volume and a class can both say.
+#[derive(Debug, Args)]
+pub struct SpecArgs {
+    /// Size, such as 10G
     #[arg(long)]
     pub size: Option<String>,
     /// Number of replicas
@@ -120,18 +240,45 @@ pub struct CreateArgs {
     /// Medium: high, medium or low
     #[arg(long)]
     pub io_priority: Option<String>,
-    /// Storage class
-    #[arg(long)]
-    pub class: Option<String>,
-    /// Nodes that may hold replicas, such as "n1;n2"
-    #[arg(long)]
-    pub nodes: Option<String>,
     /// Labels, such as app=shop,tier=db
     #[arg(long)]
     pub labels: Option<String>,
     /// Any option as Docker takes it (docs/options.md); may be repeated
     #[arg(short = 'o', long = "opt", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
+}
+
+impl SpecArgs {
+    /// All of it as options, together with those that are not for both. The error is for the person who wrote them.
+    pub(super) fn options(
+        self,
+        more: impl IntoIterator<Item = (&'static str, Option<String>)>,
+    ) -> Result<BTreeMap<String, String>, String> {
+        let flags = [
+            ("size", self.size),
+            ("repl", self.repl),
+            ("fs", self.fs),
+            ("io_priority", self.io_priority),
+            ("labels", self.labels),
+        ];
+        let mut options: BTreeMap<String, String> = flags
+            .into_iter()
+            .chain(more)
+            .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+            .collect();
+        for option in &self.options {
+            let (key, value) = option.split_once('=').ok_or_else(|| {
+                format!("option {option:?} has no '='; write -o KEY=VALUE, such as -o size=10G")
+            })?;
+            if options
+                .insert(key.to_owned(), value.to_owned())
+                .is_some_and(|earlier| earlier != value)
+            {
+                return Err(format!("option {key:?} is given twice, with different values"));
+            }
+        }
+        Ok(options)
+    }
 }
 
 /// Arguments of the daemon: a file, and a flag for each setting.

@@ -48,6 +48,12 @@ impl Client {
         self.ask(Method::POST, path, body.into(), CHANGE).await
     }
 
+    pub(super) async fn put(&self, path: &str, body: &impl Serialize) -> Result<(), CliError> {
+        let body = serde_json::to_vec(body).map_err(|error| CliError::Usage(error.to_string()))?;
+        let _: serde_json::Value = self.ask(Method::PUT, path, body.into(), CHANGE).await?;
+        Ok(())
+    }
+
     pub(super) async fn delete(&self, path: &str) -> Result<(), CliError> {
         let _: serde_json::Value = self.ask(Method::DELETE, path, Bytes::new(), CHANGE).await?;
         Ok(())

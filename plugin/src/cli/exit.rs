@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use bulkhead_engine::disk::DiskError;
 use thiserror::Error;
 
 use crate::api::{ErrorCode, ErrorDetail};
@@ -23,7 +24,7 @@ pub enum Code {
     Unreachable = 3,
     /// No such thing.
     NotFound = 4,
-    /// `status` found something wrong.
+    /// A status found something wrong.
     Unhealthy = 5,
     /// Refused.
     Refused = 6,
@@ -48,8 +49,8 @@ impl Code {
             Self::Failed => "it was tried and did not work",
             Self::Usage => "the command, an option or a setting is not understood; nothing was done",
             Self::Unreachable => "the daemon does not run or is not ready",
-            Self::NotFound => "there is no such volume or pool",
-            Self::Unhealthy => "`status`: something needs attention",
+            Self::NotFound => "there is no such volume, pool, node, storage class or replica",
+            Self::Unhealthy => "`status`, `cluster status` and `store status`: something needs attention",
             Self::Refused => "refused: it is in use, exists and differs, or there is no room",
         }
     }
@@ -103,6 +104,23 @@ pub enum CliError {
     /// An argument is wrong.
     #[error("{0}")]
     Usage(String),
+    /// A replica's files cannot be read.
+    #[error(transparent)]
+    Replica(#[from] DiskError),
+    /// Somebody has it open.
+    #[error(
+        "the replica in {} is open: its files change while they are read. Stop what uses the volume, or see `bulkhead volume inspect`, which asks the daemon that has it open",
+        .0.display()
+    )]
+    Open(PathBuf),
+    /// There is none.
+    #[error("there is no replica in {}; {hint}", path.display())]
+    NoReplica {
+        /// Where.
+        path: PathBuf,
+        /// What to do.
+        hint: String,
+    },
     /// The output cannot be written.
     #[error("the output cannot be written: {0}")]
     Output(#[from] io::Error),
@@ -114,7 +132,9 @@ impl CliError {
         match self {
             Self::Unreachable { .. } => Code::Unreachable,
             Self::Options(_) | Self::Usage(_) => Code::Usage,
-            Self::Timeout { .. } | Self::Garbled { .. } | Self::Output(_) => Code::Failed,
+            Self::Timeout { .. } | Self::Garbled { .. } | Self::Replica(_) | Self::Output(_) => Code::Failed,
+            Self::Open(_) => Code::Refused,
+            Self::NoReplica { .. } => Code::NotFound,
             Self::Daemon(detail) => match detail.code {
                 ErrorCode::NotFound => Code::NotFound,
                 ErrorCode::Conflict | ErrorCode::Busy | ErrorCode::NoSpace => Code::Refused,

@@ -2,11 +2,16 @@
 //! socket. Errors go to standard error as one sentence with what to do.
 
 mod args;
+mod class;
 mod client;
+mod cluster;
+mod delete;
 mod exit;
+mod node;
 mod pool;
 mod print;
 mod progress;
+mod replica;
 mod status;
 mod volume;
 
@@ -19,6 +24,7 @@ pub use exit::{CliError, Code};
 
 use crate::config::Config;
 
+use args::{ClusterCommand, StoreCommand};
 use client::Client;
 use print::Printer;
 
@@ -35,6 +41,11 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Status => status::run(&client, &printer).await,
         Command::Pool(command) => pool::run(&client, &printer, command).await,
         Command::Volume(command) => volume::run(&client, &printer, command).await,
+        Command::Node(command) => node::run(&client, &printer, command).await,
+        Command::Class(command) => class::run(&client, &printer, command).await,
+        Command::Cluster(ClusterCommand::Status) => cluster::run(&client, &printer).await,
+        Command::Store(StoreCommand::Status) => cluster::store(&client, &printer).await,
+        Command::Replica(command) => replica::run(&printer, command),
         Command::Completion { shell } => printer.bytes(&completion(shell)),
         // `main` takes it before the runtime starts.
         Command::Daemon(_) => Ok(Code::Usage),

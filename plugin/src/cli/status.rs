@@ -1,11 +1,11 @@
 //! `bulkhead status`: one screen, and an exit code that says whether all is well.
 
-use std::fmt::Write;
 use std::time::SystemTime;
 
 use super::client::Client;
+use super::cluster::{store_line, verdict};
 use super::pool::pools_table;
-use super::print::Printer;
+use super::print::{Lines, Printer, counts, span};
 use super::{CliError, Code};
 use crate::service::StatusView;
 
@@ -16,41 +16,90 @@ pub(super) async fn run(client: &Client, printer: &Printer) -> Result<Code, CliE
 }
 
 fn screen(status: &StatusView) -> String {
-    let mut text = String::new();
-    let verdict = if status.healthy {
-        "healthy"
-    } else {
-        "needs attention"
-    };
-    let _ = writeln!(text, "bulkhead {} on {}: {verdict}", status.version, status.node);
-    for problem in &status.problems {
-        let _ = writeln!(text, "  ! {problem}");
-    }
+    let mut lines = Lines::default();
+    lines.text(&verdict(
+        &format!("bulkhead {} on {}", status.version, status.node),
+        status.healthy,
+        &status.problems,
+    ));
+    lines.text("\n");
     let running = SystemTime::now()
         .duration_since(status.started_at)
         .unwrap_or_default();
-    let running = humantime::format_duration(std::time::Duration::from_secs(running.as_secs()));
-    let _ = writeln!(
-        text,
-        "\nNode     {} ({}), running for {running}",
-        status.node, status.node_id
+    lines.line(
+        "Node",
+        format!(
+            "{} ({}) is {}, running for {}",
+            status.node,
+            status.node_id,
+            status.state,
+            span(running)
+        ),
     );
-    let _ = writeln!(text, "Cluster  {}, store {}", status.cluster, status.store);
-    let counts: Vec<String> = status
-        .volumes
-        .iter()
-        .map(|(state, count)| format!("{count} {state}"))
-        .collect();
-    let volumes = if counts.is_empty() {
-        "none".to_owned()
-    } else {
-        counts.join(", ")
-    };
-    let _ = writeln!(text, "Volumes  {volumes}\n");
+    lines.line(
+        "Cluster",
+        format!(
+            "{} ({}), nodes: {}",
+            status.cluster,
+            status.cluster_id,
+            counts(&status.nodes)
+        ),
+    );
+    lines.line("Store", store_line(&status.store));
+    lines.line("Volumes", counts(&status.volumes));
     if status.pools.is_empty() {
-        text.push_str("Pools    none; `bulkhead pool add /dev/DEVICE` makes one\n");
+        lines.line("Pools", "none; `bulkhead pool add /dev/DEVICE` makes one");
     } else {
-        text.push_str(&pools_table(&status.pools));
+        lines.text("\n");
+        lines.text(&pools_table(&status.pools));
     }
-    text
+    lines.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::cluster::tests::store;
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    #[test]
+    fn one_screen_says_what_is_wrong_first() {
+        let status = StatusView {
+            version: "0.1.0".to_owned(),
+            node: "n1".to_owned(),
+            node_id: "1d".to_owned(),
+            state: "ok".to_owned(),
+            cluster: "prod".to_owned(),
+            cluster_id: "2d".to_owned(),
+            nodes: BTreeMap::from([("ok".to_owned(), 3)]),
+            store: store(),
+            started_at: SystemTime::now() - Duration::from_secs(120),
+            healthy: false,
+            problems: vec!["this node has no pool".to_owned()],
+            pools: Vec::new(),
+            volumes: BTreeMap::from([("attached".to_owned(), 2), ("ready".to_owned(), 1)]),
+        };
+        let text = screen(&status);
+        assert!(
+            text.starts_with("bulkhead 0.1.0 on n1: needs attention\n  ! this node has no pool\n"),
+            "{text}"
+        );
+        for part in [
+            "n1 (1d) is ok, running for 2m\n",
+            "prod (2d), nodes: 3 ok",
+            "etcd h1:2379, answers since",
+            "2 attached, 1 ready",
+            "`bulkhead pool add",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(text.lines().count() <= 24, "it fits on one screen: {text}");
+        let well = StatusView {
+            healthy: true,
+            problems: Vec::new(),
+            ..status
+        };
+        assert!(screen(&well).starts_with("bulkhead 0.1.0 on n1: healthy\n"));
+    }
 }

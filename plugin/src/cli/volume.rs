@@ -1,12 +1,12 @@
 //! `bulkhead volume`.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::json;
 
 use super::args::{CreateArgs, VolumeCommand};
 use super::client::Client;
+use super::delete::delete_all;
 use super::print::{Printer, table};
 use super::progress::waiting;
 use super::{CliError, Code};
@@ -36,41 +36,13 @@ pub(super) async fn run(
             })?;
             Ok(Code::Ok)
         }
-        VolumeCommand::Delete { names } => delete(client, printer, &names).await,
+        VolumeCommand::Delete { names } => delete_all(client, printer, "volume", "/volumes", &names).await,
     }
 }
 
 async fn create(client: &Client, printer: &Printer, args: CreateArgs) -> Result<Code, CliError> {
-    let mut options = BTreeMap::new();
-    let flags = [
-        ("size", args.size),
-        ("repl", args.repl),
-        ("fs", args.fs),
-        ("io_priority", args.io_priority),
-        ("class", args.class),
-        ("nodes", args.nodes),
-        ("labels", args.labels),
-    ];
-    for (key, value) in flags {
-        if let Some(value) = value {
-            options.insert(key.to_owned(), value);
-        }
-    }
-    for option in &args.options {
-        let (key, value) = option.split_once('=').ok_or_else(|| {
-            CliError::Usage(format!(
-                "option {option:?} has no '='; write -o KEY=VALUE, such as -o size=10G"
-            ))
-        })?;
-        if options
-            .insert(key.to_owned(), value.to_owned())
-            .is_some_and(|earlier| earlier != value)
-        {
-            return Err(CliError::Usage(format!(
-                "option {key:?} is given twice, with different values"
-            )));
-        }
-    }
+    let more = [("class", args.class), ("nodes", args.nodes)];
+    let options = args.spec.options(more).map_err(CliError::Usage)?;
     // Checked here too: what is not understood needs no daemon to be refused.
     let further = options.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     InlineSpec::parse(&args.name)?.request_with(further)?;
@@ -88,31 +60,6 @@ async fn create(client: &Client, printer: &Printer, args: CreateArgs) -> Result<
         )
     })?;
     Ok(Code::Ok)
-}
-
-async fn delete(client: &Client, printer: &Printer, names: &[String]) -> Result<Code, CliError> {
-    let mut code = Code::Ok;
-    let mut deleted = Vec::new();
-    for name in names {
-        let what = format!("deleting volume {name}");
-        match waiting(&what, client.delete(&format!("/volumes/{}", encode(name)))).await {
-            Ok(()) => deleted.push(name.clone()),
-            // The others are deleted all the same; the first failure is the command's.
-            Err(error) => {
-                printer.error(&error);
-                if code == Code::Ok {
-                    code = error.code();
-                }
-            }
-        }
-    }
-    printer.value(&json!({ "deleted": deleted }), |_| {
-        deleted
-            .iter()
-            .map(|name| format!("volume {name} is deleted\n"))
-            .collect()
-    })?;
-    Ok(code)
 }
 
 fn list(volumes: &[VolumeView]) -> String {

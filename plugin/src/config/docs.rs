@@ -11,7 +11,27 @@ pub fn describe(key: &str) -> &'static str {
             "the volumes' file systems are mounted below it; in a managed plugin it lies below propagatedMount"
         }
         "control_socket" => "socket of the command line",
-        "store" => "the metadata store",
+        "store" => {
+            "the metadata store: sqlite:///PATH for a single node; etcd://HOST:2379,…, etcds://… (TLS), consul://HOST:8500 or consuls://… for a cluster"
+        }
+        "store_ca" => {
+            "PEM file with the authority that signed the store's certificate; empty takes those of the system"
+        }
+        "store_cert" => "PEM file with this node's certificate for the store",
+        "store_key" => "PEM file with the key of that certificate",
+        "store_user" => "user of etcd",
+        "store_password" => "password of that user, or @FILE with it",
+        "store_token" => "ACL token of Consul, or @FILE with it",
+        "labels" => "labels of this node, as zone=a,rack=3,disk=nvme; zone and rack steer where replicas go",
+        "data_address" => {
+            "where other nodes reach this node's replicas: HOST:PORT, HOST, or :PORT; what is missing is the address that routes to the store, and port 7481"
+        }
+        "lease" => {
+            "how long this node counts as living when it is not heard of; a volume of a dead node can be mounted elsewhere after it"
+        }
+        "rebuild_after" => {
+            "how long the node of a replica may be away before the replica is made anew on another node"
+        }
         "docker.socket" => "the driver's socket, where dockerd finds it; the file's name is the driver's",
         "docker.api" => {
             "dockerd's own socket, through which the daemon makes a new dockerd use the driver once (Swarm lists a driver only then); empty to leave it alone"

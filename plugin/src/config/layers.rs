@@ -11,6 +11,7 @@ use thiserror::Error;
 use toml::{Table, Value};
 
 use super::Config;
+use crate::nearest::nearest;
 
 /// Prefix of the environment's variables.
 const PREFIX: &str = "BULKHEAD_";
@@ -247,11 +248,8 @@ fn read_file(file: &Path, required: bool) -> Result<BTreeMap<String, Value>, Con
 }
 
 fn unknown<'a>(key: String, value: &Value, layer: Layer, known: impl Iterator<Item = &'a str>) -> Fault {
-    let nearest = known
-        .map(|name| (strsim::jaro_winkler(&key, name), name))
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .map(|(_, name)| format!("; did you mean {name}?"))
+    let nearest = nearest(&key, known)
+        .map(|name| format!("; did you mean {name}?"))
         .unwrap_or_else(|| "; docs/configuration.md lists them".to_owned());
     Fault {
         why: format!("there is no such setting{nearest}"),

@@ -1,17 +1,19 @@
 //! The daemon's configuration: one struct, filled from defaults, a file, the environment and flags, in this order, and
 //! checked once with every fault reported. Owns the settings and their meaning; acts on none of them.
 
+pub mod address;
 mod docs;
 mod layers;
 mod values;
 
 use std::path::PathBuf;
 
+use bulkhead_cluster::store;
 use serde::{Deserialize, Serialize};
 
 pub use docs::describe;
 pub use layers::{ConfigError, Fault, Flags, Layer, flag, load, settings, variable};
-pub use values::{Percent, Span};
+pub use values::{Hidden, Labels, Percent, SecretError, Span};
 
 /// Where the file is looked for unless `--config` or BULKHEAD_CONFIG names another; it need not exist.
 pub const DEFAULT_FILE: &str = "/etc/bulkhead/bulkhead.toml";
@@ -34,6 +36,26 @@ pub struct Config {
     pub control_socket: PathBuf,
     /// The metadata store.
     pub store: String,
+    /// Certificates of the authority that signed the store's certificate.
+    pub store_ca: PathBuf,
+    /// This node's certificate for the store.
+    pub store_cert: PathBuf,
+    /// The key of that certificate.
+    pub store_key: PathBuf,
+    /// User of etcd.
+    pub store_user: String,
+    /// Password of that user.
+    pub store_password: Hidden,
+    /// ACL token of Consul.
+    pub store_token: Hidden,
+    /// Labels of this node; `zone` and `rack` steer where replicas go.
+    pub labels: Labels,
+    /// Where other nodes reach this node's replicas.
+    pub data_address: String,
+    /// How long this node counts as living when it is not heard of.
+    pub lease: Span,
+    /// How long a replica's node may be away before the replica is made anew elsewhere.
+    pub rebuild_after: Span,
     /// Docker.
     pub docker: Docker,
     /// Pools.
@@ -113,6 +135,16 @@ impl Default for Config {
             mounts_dir: "/var/lib/bulkhead/mounts".into(),
             control_socket: "/run/bulkhead/bulkhead.sock".into(),
             store: "sqlite:///var/lib/bulkhead/store.db".to_owned(),
+            store_ca: PathBuf::new(),
+            store_cert: PathBuf::new(),
+            store_key: PathBuf::new(),
+            store_user: String::new(),
+            store_password: Hidden::default(),
+            store_token: Hidden::default(),
+            labels: Labels::default(),
+            data_address: String::new(),
+            lease: Span::seconds(10),
+            rebuild_after: Span::seconds(600),
             docker: Docker::default(),
             pool: Pool::default(),
             log: Log::default(),
@@ -176,6 +208,27 @@ impl Config {
                 faults.push((key, "a path has to be absolute, beginning with /".to_owned()));
             }
         }
+        for (key, path) in [
+            ("store_ca", &self.store_ca),
+            ("store_cert", &self.store_cert),
+            ("store_key", &self.store_key),
+        ] {
+            if !path.as_os_str().is_empty() && !path.is_absolute() {
+                faults.push((
+                    key,
+                    "a path has to be absolute; leave it empty for none".to_owned(),
+                ));
+            }
+        }
+        if self.store_cert.as_os_str().is_empty() != self.store_key.as_os_str().is_empty() {
+            faults.push((
+                "store_key",
+                "a certificate and its key go together: set store_cert and store_key, or neither".to_owned(),
+            ));
+        }
+        if let Err(why) = address::check(&self.data_address) {
+            faults.push(("data_address", why));
+        }
         if !self.docker.api.as_os_str().is_empty() && !self.docker.api.is_absolute() {
             faults.push((
                 "docker.api",
@@ -230,6 +283,15 @@ impl Config {
                 format!("{error}; write error, warn, info, debug or trace, or bulkhead=debug,info"),
             ));
         }
+        for (key, span, least, most) in [
+            ("lease", self.lease, 2.0, 600.0),
+            ("rebuild_after", self.rebuild_after, 5.0, 30.0 * 86_400.0),
+        ] {
+            let seconds = span.duration().as_secs_f64();
+            if seconds < least || seconds > most {
+                faults.push((key, format!("it has to be at least {least}s and at most {most}s")));
+            }
+        }
         let timeouts = &self.timeout;
         for (key, span, docker) in [
             ("timeout.create", timeouts.create, 120),
@@ -246,6 +308,24 @@ impl Config {
             }
         }
         faults
+    }
+
+    /// How its store is opened.
+    pub fn store_options(&self) -> Result<store::Options, SecretError> {
+        let path = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+        let said = |text: &String| (!text.is_empty()).then(|| text.clone());
+        Ok(store::Options {
+            prefix: format!("bulkhead/{}/", self.cluster),
+            deadline: self.timeout.store.duration(),
+            tls: store::Tls {
+                ca: path(&self.store_ca),
+                cert: path(&self.store_cert),
+                key: path(&self.store_key),
+            },
+            user: said(&self.store_user),
+            password: self.store_password.reveal("store_password")?,
+            token: self.store_token.reveal("store_token")?,
+        })
     }
 
     /// The node's name: as set, else the host's.

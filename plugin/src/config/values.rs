@@ -1,11 +1,19 @@
-//! Values that people write in more than one form: durations and percentages. Each takes a string too, as the environment
-//! and flags have nothing else.
+//! Values that people write in more than one form: durations, percentages, labels; and secrets, which nobody is shown.
+//! Each takes a string too, as the environment and flags have nothing else.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::de::{Error, Unexpected, Visitor};
+use bulkhead_cluster::store::Secret;
+use serde::de::{Error as _, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use thiserror::Error;
+
+use crate::options::parse_labels;
 
 /// A duration: `90s`, `2m`, or a number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,13 +47,13 @@ impl<'de> Deserialize<'de> for Span {
                 f.write_str("a duration such as \"90s\" or \"2m\"")
             }
 
-            fn visit_i64<E: Error>(self, seconds: i64) -> Result<Span, E> {
+            fn visit_i64<E: serde::de::Error>(self, seconds: i64) -> Result<Span, E> {
                 u64::try_from(seconds)
                     .map(Span::seconds)
                     .map_err(|_| E::invalid_value(Unexpected::Signed(seconds), &self))
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Span, E> {
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Span, E> {
                 if let Ok(seconds) = text.parse() {
                     return Ok(Span::seconds(seconds));
                 }
@@ -78,13 +86,13 @@ impl<'de> Deserialize<'de> for Percent {
                 f.write_str("a percentage such as 200")
             }
 
-            fn visit_i64<E: Error>(self, percent: i64) -> Result<Percent, E> {
+            fn visit_i64<E: serde::de::Error>(self, percent: i64) -> Result<Percent, E> {
                 u32::try_from(percent)
                     .map(Percent)
                     .map_err(|_| E::invalid_value(Unexpected::Signed(percent), &self))
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Percent, E> {
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Percent, E> {
                 text.trim()
                     .trim_end_matches('%')
                     .trim_end()
@@ -94,5 +102,87 @@ impl<'de> Deserialize<'de> for Percent {
             }
         }
         deserializer.deserialize_any(Percents)
+    }
+}
+
+/// Labels: `zone=a,rack=3`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(pub BTreeMap<String, String>);
+
+impl Labels {
+    /// Takes labels apart, as they are written in the configuration and on the command line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        parse_labels("labels", text)
+            .map(Self)
+            .map_err(|error| error.to_string())
+    }
+}
+
+impl fmt::Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (key, value)) in self.0.iter().enumerate() {
+            write!(f, "{}{key}={value}", if n == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Labels {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+/// A secret that cannot be had.
+#[derive(Debug, Error)]
+#[error("{key}: the file {} cannot be read: {error}", path.display())]
+pub struct SecretError {
+    key: &'static str,
+    path: PathBuf,
+    error: io::Error,
+}
+
+/// A secret as it is configured: itself, or `@FILE`. It shows itself to nobody.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Hidden(String);
+
+impl Hidden {
+    /// The secret for the setting `key`, if there is one.
+    pub fn reveal(&self, key: &'static str) -> Result<Option<Secret>, SecretError> {
+        let text = match self.0.strip_prefix('@') {
+            Some(path) => fs::read_to_string(path)
+                .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+                .map_err(|error| SecretError {
+                    key,
+                    path: path.into(),
+                    error,
+                })?,
+            None => self.0.clone(),
+        };
+        Ok((!text.is_empty()).then(|| Secret::new(text)))
+    }
+}
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "(none)" } else { "(hidden)" })
+    }
+}
+
+impl Serialize for Hidden {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(if self.0.is_empty() { "" } else { "(hidden)" })
+    }
+}
+
+impl<'de> Deserialize<'de> for Hidden {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self)
     }
 }

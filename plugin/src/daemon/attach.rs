@@ -14,10 +14,12 @@ use bulkhead_engine::format::ReplicaIdentity;
 use bulkhead_engine::host::{AttachOptions, Attachment, DetachReport, FsKind, MountOptions};
 use bulkhead_engine::ids::VolumeId;
 use bulkhead_engine::io::BlockDevice;
+use bulkhead_engine::machine::primary::Revision;
 use bulkhead_engine::node::{OpenError, Volume, VolumeConfig};
 use parking_lot::Mutex;
 
 use super::context::{Daemon, blocking, once_unlocked, volume_failed};
+use super::engine::{SoleMember, record_of};
 use super::spec::kind;
 use crate::service::ServiceError;
 
@@ -30,8 +32,6 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(super) struct Here {
     pub(super) identity: ReplicaIdentity,
     pub(super) dir: PathBuf,
-    /// Whether another node may hold a read lease of it.
-    pub(super) foreign_lease: bool,
 }
 
 /// A volume that is attached on this node.
@@ -105,6 +105,7 @@ impl Daemon {
             }
             self.detach(&attached).await;
         }
+        self.membership.require().await?;
         let volume = self.find(name).await?;
         if volume.state != VolumeState::Ready {
             return Err(ServiceError::Busy(format!(
@@ -114,11 +115,7 @@ impl Daemon {
         let (identity, dir) = self.replica_to_use(&volume).await?;
         let wish = Attach::on(self.node, String::new());
         let held = self.take(&volume, &wish, end).await?;
-        let replica = Here {
-            identity,
-            dir,
-            foreign_lease: self.may_be_leased(&volume, &held),
-        };
+        let replica = Here { identity, dir };
         let daemon = self.clone();
         let record = held.record.clone();
         let attachment = wish.attachment;
@@ -147,7 +144,7 @@ impl Daemon {
             .await
             .map_err(|error| volume_failed(&error))?;
         let volume = found.ok_or_else(|| ServiceError::NotFound(name.to_owned()))?;
-        self.catalog.note(&volume);
+        self.catalogue.note(&volume);
         Ok(volume)
     }
 
@@ -162,7 +159,7 @@ impl Daemon {
         loop {
             match self.volumes.attach(volume.id, wish).await {
                 Ok(held) => {
-                    self.catalog.note(&held);
+                    self.catalogue.note(&held);
                     return Ok(held);
                 }
                 Err(VolumeError::Attached { .. }) if Instant::now() + LOOK < end => {
@@ -179,20 +176,10 @@ impl Daemon {
     /// Gives the record back. If the store is away, the next look at the records does it.
     pub(super) async fn release_record(&self, id: VolumeId, name: &str, attachment: ChangeId) {
         match self.volumes.release(id, self.node, Some(attachment)).await {
-            Ok(Some(volume)) => self.catalog.note(&volume),
+            Ok(Some(volume)) => self.catalogue.note(&volume),
             Ok(None) => {}
             Err(error) => tracing::warn!(volume = name, %error, "it is not released in the store yet"),
         }
-    }
-
-    /// Whether another node may still hold a read lease of this node's replica: unless the record was free, or this
-    /// node's own, and went from there to us in one step.
-    pub(super) fn may_be_leased(&self, before: &VolumeRecord, held: &VolumeRecord) -> bool {
-        let foreign = before
-            .primary
-            .as_ref()
-            .is_some_and(|primary| primary.node != self.node);
-        foreign || before.epoch.next() != Some(held.epoch)
     }
 
     /// Opens the replica and makes a block device of it.
@@ -207,9 +194,9 @@ impl Daemon {
         };
         let open = || {
             let (ended, told) = (self.ended.clone(), record.name.clone());
-            let mut config =
-                VolumeConfig::new(replica.identity, replica.dir.clone(), self.node, record.epoch);
-            config.foreign_lease = replica.foreign_lease;
+            let opened = record_of(record, replica.identity.replica, self.node);
+            let keeper = Arc::new(SoleMember);
+            let mut config = VolumeConfig::new(id, record.geometry, opened, Revision(0), keeper);
             config.on_ended = Some(Box::new(move |_, reason| {
                 // Nobody listens only while the daemon ends.
                 let _ = ended.send((told.clone(), id, reason.to_string()));
@@ -220,8 +207,9 @@ impl Daemon {
             let OpenError::Disk { source, .. } = error else {
                 return false;
             };
-            matches!(source, DiskError::InUse(_))
+            matches!(**source, DiskError::InUse(_))
         };
+        self.places.add(replica.identity.replica, replica.dir.clone());
         let volume = once_unlocked(open, is_locked).map_err(|error| failed(&error))?;
         let device: Arc<dyn BlockDevice> = volume.clone();
         match Attachment::attach(&self.dirs, id, device, AttachOptions::default()) {

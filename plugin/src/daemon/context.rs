@@ -6,26 +6,32 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
+use bulkhead_cluster::catalogue::Catalogue;
+use bulkhead_cluster::nodes::Nodes;
 use bulkhead_cluster::schema::ReplicaState;
 use bulkhead_cluster::schema::VolumeRecord;
 use bulkhead_cluster::store::{self, Store};
-use bulkhead_cluster::volumes::{VolumeError, Volumes};
+use bulkhead_cluster::volumes::{Volume as Stored, VolumeError, Volumes};
 use bulkhead_engine::format::ReplicaIdentity;
 use bulkhead_engine::host::{HostDirs, clean_stale};
 use bulkhead_engine::ids::{ClusterId, NodeId, VolumeId};
-use bulkhead_engine::node::Node;
+use bulkhead_engine::node::{Node, NodeConfig};
 use bulkhead_engine::pool::PoolOwner;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::attach::Attached;
-use super::catalog::Catalog;
+use super::engine::Places;
+use super::identity::Identity;
+use super::membership::Membership;
 use super::pools::Pools;
-use super::{membership, reconcile};
+use super::reconcile;
 use crate::config::Config;
 use crate::locks::{NameGuard, NameLocks};
 use crate::service::ServiceError;
 
+/// The catalogue's copy on disk, in the state directory.
+const CATALOGUE: &str = "catalogue";
 /// How long a lock that a child process holds by accident is waited for.
 const LOCKED: Duration = Duration::from_secs(2);
 
@@ -36,9 +42,13 @@ pub(super) struct Daemon {
     pub(super) node_name: String,
     pub(super) cluster: ClusterId,
     pub(super) store: Arc<dyn Store>,
+    pub(super) nodes: Nodes,
     pub(super) volumes: Volumes,
-    pub(super) catalog: Arc<Catalog>,
+    /// What Get, List and `status` answer from, at once and also while the store is away.
+    pub(super) catalogue: Catalogue,
+    pub(super) membership: Arc<Membership>,
     pub(super) engine: Arc<Node>,
+    pub(super) places: Arc<Places>,
     pub(super) dirs: HostDirs,
     pub(super) pools: Pools,
     pub(super) locks: NameLocks,
@@ -60,11 +70,11 @@ impl Daemon {
             starting.send_replace(what.to_owned());
         };
         step("opening the store");
-        let node = membership::identity(&config.state_dir)?;
+        let identity = Identity::open(&config.state_dir)?;
+        let node = identity.node();
         let node_name = config.node_name();
-        let store = open_store(&config).await?;
-        let cluster = membership::cluster(&*store, &config.cluster).await?;
-        membership::register(&*store, node, &node_name).await?;
+        let store = store::open(&config.store, &config.store_options()?).await?;
+        let (membership, cluster) = Membership::begin(&config, store.clone(), identity, starting).await?;
 
         step("taking away what an earlier run left mounted");
         let dirs = host_dirs(&config);
@@ -74,16 +84,24 @@ impl Daemon {
         let pools = Pools::open(config.state_dir.clone(), PoolOwner { cluster, node }).await?;
 
         step("reading the volumes");
-        let (catalog, watcher) = Catalog::load(store.clone()).await;
+        let catalogue = Catalogue::start(store.clone(), Some(config.state_dir.join(CATALOGUE))).await;
+        if !catalogue.filled(config.timeout.store.duration()).await {
+            tracing::warn!("the store does not answer; what is shown of volumes may be out of date");
+        }
         let (ended, endings) = mpsc::unbounded_channel();
+        let places = Arc::<Places>::default();
+        let engine = NodeConfig::new(cluster, node, places.clone());
         let daemon = Arc::new(Self {
             node,
             node_name,
             cluster,
+            nodes: Nodes::new(store.clone()),
             volumes: Volumes::new(store.clone()),
             store,
-            catalog: catalog.clone(),
-            engine: Node::start().context("the engine cannot start")?,
+            catalogue,
+            membership,
+            engine: Node::start(engine).context("the engine cannot start")?,
+            places,
             dirs,
             pools,
             locks: NameLocks::default(),
@@ -93,7 +111,6 @@ impl Daemon {
             started_at: SystemTime::now(),
             config,
         });
-        tokio::spawn(async move { catalog.follow(watcher).await });
         tokio::spawn(super::release::watch_endings(Arc::downgrade(&daemon), endings));
 
         step("finishing what an earlier run had begun");
@@ -110,6 +127,12 @@ impl Daemon {
             self.pools.check(replica.pool).await?;
         }
         self.replica_here(volume)
+    }
+
+    /// The records of all volumes, those that are being deleted too, as this node knows them.
+    pub(super) fn records(&self) -> Vec<Arc<Stored>> {
+        self.catalogue
+            .read(|contents| contents.volumes().cloned().collect())
     }
 
     /// The lock of a volume.
@@ -170,15 +193,6 @@ pub(super) fn host_dirs(config: &Config) -> HostDirs {
     }
 }
 
-async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
-    let options = store::Options {
-        prefix: format!("bulkhead/{}/", config.cluster),
-        deadline: config.timeout.store.duration(),
-        ..store::Options::default()
-    };
-    Ok(store::open(&config.store, &options).await?)
-}
-
 async fn clean(dirs: HostDirs) -> anyhow::Result<()> {
     let report = tokio::task::spawn_blocking(move || {
         dirs.create()?;
@@ -219,11 +233,6 @@ pub(super) fn once_unlocked<T, E>(
             outcome => return outcome,
         }
     }
-}
-
-/// What a failure of the store means to the caller.
-pub(super) fn store_failed(what: &str, error: &dyn std::fmt::Display) -> ServiceError {
-    ServiceError::Unavailable(format!("{what} cannot be read: {error}"))
 }
 
 /// What a volume's error means to the caller.

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bulkhead_cluster::placement::{NodeView, PoolView, View, place};
-use bulkhead_cluster::records;
-use bulkhead_cluster::schema::{NODES, NodeRecord, VolumeRecord, VolumeSpec, VolumeState};
+use bulkhead_cluster::catalogue::Contents;
+use bulkhead_cluster::placement::{PoolView, place};
+use bulkhead_cluster::schema::{VolumeRecord, VolumeSpec, VolumeState};
 use bulkhead_cluster::volumes::{Attach, Begun, NewVolume, Placed, Volume as Stored};
 use bulkhead_engine::disk::{self, DiskError};
 
 use super::attach::{Here, close};
-use super::context::{Daemon, blocking, store_failed, volume_failed};
+use super::context::{Daemon, blocking, volume_failed};
 use super::{spec, view};
 use crate::options::VolumeRequest;
 use crate::service::ServiceError;
@@ -26,6 +26,7 @@ impl Daemon {
         name: &str,
         request: &VolumeRequest,
     ) -> Result<(), ServiceError> {
+        self.membership.require().await?;
         let end = Instant::now() + self.config.timeout.create.duration().mul_f32(0.8);
         let left = || end.saturating_duration_since(Instant::now());
         let _guard = self.lock(name, "being created or deleted", left()).await?;
@@ -38,7 +39,7 @@ impl Daemon {
             Err(ServiceError::NotFound(_)) => {}
             Err(error) => return Err(error),
         }
-        let spec = spec::of_request(&*self.store, name, request).await?;
+        let spec = spec::of_request(&self.store, name, request).await?;
         let places = self.places(name, &spec).await?;
         let new = NewVolume::new(name, spec, &places, self.node).map_err(|error| volume_failed(&error))?;
         let volume = match self
@@ -50,7 +51,7 @@ impl Daemon {
             Begun::Made(volume) => volume,
             Begun::Existing(volume) => return self.settle(volume, request, end).await,
         };
-        self.catalog.note(&volume);
+        self.catalogue.note(&volume);
         match self.make(&volume).await {
             Ok(()) => {
                 tracing::info!(volume = name, size = volume.spec.size, "created");
@@ -94,20 +95,18 @@ impl Daemon {
     }
 
     async fn places(&self, name: &str, spec: &VolumeSpec) -> Result<Vec<Placed>, ServiceError> {
-        let (nodes, _, _) = records::list::<NodeRecord>(&*self.store, NODES)
-            .await
-            .map_err(|error| store_failed("the nodes", &error))?;
-        let nodes = nodes.iter().map(|node| NodeView {
-            id: node.id,
-            name: node.name.clone(),
-            alive: node.id == self.node,
-            duty: node.duty,
-            labels: node.labels.clone(),
-        });
-        let pools = self.pools.records(self.node, self.config.pool.overcommit.0).await;
-        let mut view = View::new(nodes, pools.iter().map(PoolView::of));
-        for volume in self.catalog.all() {
-            view.add_volume(&volume);
+        let mut view = self.catalogue.read(Contents::view);
+        // Of itself a node knows more than the records say.
+        if let Some(here) = view.nodes.get_mut(&self.node) {
+            here.alive = true;
+        }
+        for record in self.pools.records(self.node, self.config.pool.overcommit.0).await {
+            let allocated = view.pools.get(&record.id).map_or(0, |pool| pool.allocated);
+            let pool = PoolView {
+                allocated,
+                ..PoolView::of(&record)
+            };
+            view.pools.insert(record.id, pool);
         }
         place(spec, self.node, &view)
             .map_err(|refusal| ServiceError::NoSpace(format!("volume {name:?} cannot be placed: {refusal}")))
@@ -124,12 +123,7 @@ impl Daemon {
         let wish = Attach::on(self.node, "its creation").while_creating();
         let held = self.take(volume, &wish, Instant::now()).await?;
         let (daemon, record) = (self.clone(), held.record.clone());
-        let replica = Here {
-            identity,
-            dir,
-            // It has just been made, and nobody else knows it.
-            foreign_lease: false,
-        };
+        let replica = Here { identity, dir };
         let made = blocking(move || daemon.make_file_system(&record, replica)).await;
         self.release_record(volume.id, &volume.name, wish.attachment)
             .await;
@@ -139,7 +133,7 @@ impl Daemon {
             .finish_create(volume.id)
             .await
             .map_err(|error| volume_failed(&error))?;
-        self.catalog.note(&ready);
+        self.catalogue.note(&ready);
         Ok(())
     }
 
@@ -173,7 +167,7 @@ impl Daemon {
             .begin_delete_of(volume.id, self.node)
             .await
             .map_err(|error| volume_failed(&error))?;
-        self.catalog.note(&going);
+        self.catalogue.note(&going);
         self.finish_delete(&going).await
     }
 }

@@ -1,12 +1,16 @@
 //! A volume goes: refused while it is used; then the record says "deleting", the replica is removed, the record goes.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bulkhead_cluster::schema::{VolumeRecord, VolumeState};
 use bulkhead_engine::disk::{self, DiskError};
 
 use super::context::{Daemon, blocking, once_unlocked, volume_failed};
 use crate::service::ServiceError;
+
+/// How long a disk may take to come to rest before a replica on it is removed.
+const CLOSING: Duration = Duration::from_secs(5);
 
 impl Daemon {
     /// Deletes a volume and gives its space back.
@@ -43,7 +47,7 @@ impl Daemon {
             .begin_delete_of(volume.id, self.node)
             .await
             .map_err(|error| volume_failed(&error))?;
-        self.catalog.note(&going);
+        self.catalogue.note(&going);
         self.finish_delete(&going).await?;
         self.failures.lock().remove(&going.id);
         tracing::info!(volume = name, "deleted");
@@ -62,7 +66,12 @@ impl Daemon {
                 )));
             };
             let (dir, name) = (pool.join(volume.id.to_string()), volume.name.clone());
+            let (engine, id) = (self.engine.clone(), replica.id);
+            self.places.remove(id);
             blocking(move || {
+                engine
+                    .close_replica(id, Instant::now() + CLOSING)
+                    .map_err(|error| ServiceError::Failed(format!("volume {name:?}: {error}")))?;
                 once_unlocked(
                     || disk::delete(&dir),
                     |error| matches!(error, DiskError::InUse(_)),

@@ -2,12 +2,16 @@
 //! for a driver that is only starting; then the store, the pools and what an earlier run left; then "ready".
 
 mod attach;
-mod catalog;
+mod classes;
 mod context;
 mod create;
 mod delete;
 mod dockerd;
+mod engine;
+mod health;
+mod identity;
 mod instance;
+mod members;
 mod membership;
 mod node;
 mod pools;
@@ -34,7 +38,7 @@ use crate::cli::{Code, DaemonArgs};
 use crate::config::{self, Config, ConfigError};
 use crate::docker::{Deadlines, Driver, MountTable, Pace, reconcile as reconcile_mounts};
 use crate::http::{Listening, serve};
-use crate::service::{NodeService, VolumeService};
+use crate::service::{Management, VolumeService};
 use crate::telemetry;
 
 use context::Daemon;
@@ -122,6 +126,7 @@ async fn run(config: Config, promise: &MemoryPromise) -> anyhow::Result<()> {
         if timeout(POOLS, daemon.pools.close()).await.is_err() {
             tracing::warn!("a pool does not let itself be unmounted");
         }
+        daemon.membership.leave().await;
     }
     servers.await;
     ended
@@ -135,19 +140,30 @@ async fn serve_until_stopped(
 ) -> anyhow::Result<()> {
     let daemon = Daemon::start(config.clone(), &faces.starting).await?;
     faces.daemon.send_replace(Some(daemon.clone()));
-    let (volumes, node): (Arc<dyn VolumeService>, Arc<dyn NodeService>) =
+    let (volumes, node): (Arc<dyn VolumeService>, Arc<dyn Management>) =
         (Arc::new(daemon.clone()), Arc::new(daemon.clone()));
     faces.volumes.send_replace(Some(volumes));
     faces.node.send_replace(Some(node));
     telemetry::ready();
     let pace = Pace::default();
-    tokio::join!(
-        reconcile_mounts(faces.driver.clone(), pace, stop.subscribe()),
-        reconcile::keep_up(daemon.clone(), stop.subscribe()),
-        dockerd::keep_known(config.docker.api.clone(), stop.subscribe()),
-    );
-    // All three end only when they are told to stop.
-    std::future::pending().await
+    let work = async {
+        tokio::join!(
+            reconcile_mounts(faces.driver.clone(), pace, stop.subscribe()),
+            reconcile::keep_up(daemon.clone(), stop.subscribe()),
+            dockerd::keep_known(config.docker.api.clone(), stop.subscribe()),
+            membership::keep_telling(daemon.clone()),
+        );
+        // They end only when they are told to stop.
+        std::future::pending().await
+    };
+    let joining = async {
+        daemon.membership.keep_joining().await?;
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = work => ended,
+        refused = joining => refused,
+    }
 }
 
 /// The sockets and what stands behind them.
@@ -155,7 +171,7 @@ struct Faces {
     driver: Arc<Driver>,
     api: Arc<Api>,
     volumes: watch::Sender<Option<Arc<dyn VolumeService>>>,
-    node: watch::Sender<Option<Arc<dyn NodeService>>>,
+    node: watch::Sender<Option<Arc<dyn Management>>>,
     daemon: watch::Sender<Option<Arc<Daemon>>>,
     starting: watch::Sender<String>,
     sockets: parking_lot::Mutex<Option<(Listening, Listening)>>,

@@ -1,39 +1,37 @@
 //! This node as the faces see it: its state on one screen, and its pools.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use super::context::Daemon;
-use crate::service::{NodeService, PoolRequest, PoolView, ServiceError, StatusView, VolumeView};
+use super::health::{GLANCE, by_state};
+use crate::service::{NodeService, PoolRequest, PoolView, ServiceError, StatusView};
 
 #[async_trait]
 impl NodeService for Arc<Daemon> {
     async fn status(&self) -> Result<StatusView, ServiceError> {
-        let pools = self.pool_views().await;
-        let volumes: Vec<VolumeView> = self
-            .catalog
-            .all()
-            .iter()
-            .map(|record| self.view(record))
-            .collect();
-        let mut states: BTreeMap<String, usize> = BTreeMap::new();
-        for volume in &volumes {
-            *states.entry(volume.state.clone()).or_default() += 1;
-        }
-        let problems = self.problems(&pools, &volumes);
+        let (pools, store) = tokio::join!(self.pool_views(), self.store_view(GLANCE));
+        let freshness = self.catalogue.freshness();
+        let volumes = self.volume_views();
+        let mut problems = Vec::new();
+        problems.extend(self.store_problem(&store));
+        problems.extend(self.node_problems(&store, &pools));
+        problems.extend(self.cluster_problems(&freshness, &volumes));
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.node_name.clone(),
             node_id: self.node.to_string(),
+            state: self.own_state(&freshness),
             cluster: self.config.cluster.clone(),
-            store: self.store.name(),
+            cluster_id: self.cluster.to_string(),
+            nodes: self.nodes_by_state(&freshness),
+            store,
             started_at: self.started_at,
             healthy: problems.is_empty(),
             problems,
             pools,
-            volumes: states,
+            volumes: by_state(&volumes),
         })
     }
 
@@ -43,6 +41,7 @@ impl NodeService for Arc<Daemon> {
 
     async fn add_pool(&self, request: &PoolRequest) -> Result<PoolView, ServiceError> {
         let id = self.pools.add(request).await?;
+        self.membership.pools_changed.notify_one();
         let views = self.pool_views().await;
         views
             .into_iter()
@@ -58,8 +57,7 @@ impl NodeService for Arc<Daemon> {
         };
         let pool = id.parse().map_err(|_| no_such())?;
         let stored: Vec<String> = self
-            .catalog
-            .all()
+            .records()
             .iter()
             .filter(|record| record.replicas.iter().any(|replica| replica.pool == pool))
             .map(|record| record.name.clone())
@@ -72,7 +70,9 @@ impl NodeService for Arc<Daemon> {
                 abridged(&stored)
             )));
         }
-        self.pools.remove(pool).await
+        self.pools.remove(pool).await?;
+        self.membership.pools_changed.notify_one();
+        Ok(())
     }
 }
 
@@ -80,7 +80,7 @@ impl Daemon {
     /// The pools with what is promised of them.
     async fn pool_views(&self) -> Vec<PoolView> {
         let mut views = self.pools.views().await;
-        for record in self.catalog.all() {
+        for record in self.records() {
             for replica in record.replicas_on(self.node) {
                 let id = replica.pool.to_string();
                 if let Some(view) = views.iter_mut().find(|view| view.id == id) {
@@ -90,36 +90,6 @@ impl Daemon {
             }
         }
         views
-    }
-
-    fn problems(&self, pools: &[PoolView], volumes: &[VolumeView]) -> Vec<String> {
-        let mut problems = Vec::new();
-        if let Some((since, reason)) = self.store.access().away() {
-            problems.push(format!(
-                "the store ({}) cannot be reached since {}: {reason}; mounted volumes go on, what is shown may be out of date",
-                self.store.name(),
-                humantime::format_rfc3339_seconds(since)
-            ));
-        }
-        if pools.is_empty() {
-            problems.push(
-                "this node has no pool, so no volume can be stored on it; `bulkhead pool add` makes one"
-                    .to_owned(),
-            );
-        }
-        for pool in pools.iter().filter(|pool| !pool.healthy) {
-            problems.push(format!(
-                "pool {} on {}: {}",
-                pool.id,
-                pool.device.display(),
-                pool.status
-            ));
-        }
-        for volume in volumes.iter().filter(|volume| !volume.healthy) {
-            problems.push(format!("volume {:?}: {}", volume.name, volume.status));
-        }
-        problems.extend(self.catalog.damaged());
-        problems
     }
 }
 

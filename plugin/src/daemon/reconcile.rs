@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// One look at all records.
 pub(super) async fn once(daemon: &Arc<Daemon>) {
-    for record in daemon.catalog.all() {
+    for record in daemon.records() {
         if !daemon.is_left_over(&record) {
             continue;
         }
@@ -69,7 +69,7 @@ impl Daemon {
         else {
             return Ok(());
         };
-        self.catalog.note(&now);
+        self.catalogue.note(&now);
         if !self.is_left_over(&now) {
             return Ok(());
         }
@@ -82,7 +82,7 @@ impl Daemon {
             VolumeState::Ready => {
                 let released = self.volumes.release(now.id, self.node, None).await;
                 if let Some(volume) = released.map_err(|error| volume_failed(&error))? {
-                    self.catalog.note(&volume);
+                    self.catalogue.note(&volume);
                 }
                 Ok(())
             }

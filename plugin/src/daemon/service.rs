@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bulkhead_cluster::schema::{VolumeRecord, VolumeState};
+use bulkhead_cluster::volumes::Volume as Stored;
 
 use super::context::{Daemon, blocking};
 use crate::options::VolumeRequest;
@@ -50,24 +50,18 @@ impl VolumeService for Arc<Daemon> {
     }
 
     async fn list(&self) -> Result<Vec<VolumeView>, ServiceError> {
-        let mut views: Vec<VolumeView> = self
-            .catalog
-            .all()
-            .iter()
-            .map(|record| self.view(record))
-            .collect();
-        views.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(views)
+        Ok(self.volume_views())
     }
 }
 
 impl Daemon {
     /// The record of a name. What is known here is answered at once; that there is none is asked of the store, because
     /// another node may just have made one.
-    async fn known(&self, name: &str) -> Result<Arc<VolumeRecord>, ServiceError> {
-        match self.catalog.by_name(name) {
-            Some(record) if record.state != VolumeState::Deleting => Ok(record),
-            _ => Ok(Arc::new(self.find(name).await?.record)),
+    async fn known(&self, name: &str) -> Result<Arc<Stored>, ServiceError> {
+        let found = self.catalogue.read(|contents| contents.by_name(name).cloned());
+        match found {
+            Some(volume) => Ok(volume),
+            None => Ok(Arc::new(self.find(name).await?)),
         }
     }
 }

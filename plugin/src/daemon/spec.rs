@@ -1,13 +1,13 @@
 //! From what a person asked for to what a volume is to be: the class fills what was not said, then the defaults.
 
-use bulkhead_cluster::records;
-use bulkhead_cluster::schema::{
-    CLASSES, ClassRecord, DEFAULT_CLASS_KEY, DefaultClassRecord, Fs, VolumeSpec, class_key,
-};
+use std::sync::Arc;
+
+use bulkhead_cluster::classes::{ClassError, Classes};
+use bulkhead_cluster::schema::{ClassRecord, Fs, VolumeSpec};
 use bulkhead_cluster::store::Store;
 use bulkhead_engine::host::{FsKind, MkfsSpec, MountOptions};
 
-use super::context::store_failed;
+use super::classes::{class_failed, no_such_class};
 use crate::options::{VolumeRequest, format_size, smallest};
 use crate::service::ServiceError;
 
@@ -16,45 +16,33 @@ const DEFAULT_SIZE: u64 = 1 << 30;
 
 /// Makes a spec, and checks what can be checked before anything is made.
 pub(super) async fn of_request(
-    store: &dyn Store,
+    store: &Arc<dyn Store>,
     name: &str,
     request: &VolumeRequest,
 ) -> Result<VolumeSpec, ServiceError> {
     let class = class_of(store, request.class.as_deref()).await?;
     let spec = fill(request, class.as_ref());
-    check(name, &spec)?;
+    check(&format!("volume {name:?}"), &spec)?;
     Ok(spec)
 }
 
-async fn class_of(store: &dyn Store, asked: Option<&str>) -> Result<Option<ClassRecord>, ServiceError> {
-    let failed = |error: &dyn std::fmt::Display| store_failed("the storage classes", error);
-    let name = match asked {
-        Some(name) => name.to_owned(),
-        None => match records::get::<DefaultClassRecord>(store, DEFAULT_CLASS_KEY).await {
-            Ok(Some(default)) => default.record.class,
-            Ok(None) => return Ok(None),
-            Err(error) => return Err(failed(&error)),
-        },
-    };
-    let key = class_key(&name).map_err(|error| ServiceError::Invalid(error.to_string()))?;
-    if let Some(found) = records::get::<ClassRecord>(store, &key)
-        .await
-        .map_err(|error| failed(&error))?
-    {
-        return Ok(Some(found.record));
-    }
-    let (classes, _, _) = records::list::<ClassRecord>(store, CLASSES)
-        .await
-        .map_err(|error| failed(&error))?;
-    let known: Vec<&str> = classes.iter().map(|class| class.name.as_str()).collect();
-    let known = if known.is_empty() {
-        "there is none yet".to_owned()
-    } else {
-        format!("there are {}", known.join(", "))
-    };
-    Err(ServiceError::Invalid(format!(
-        "option class={name:?}: there is no such storage class; {known}. Leave it out, or name one that exists"
-    )))
+/// Whether volumes can be made of a class as it is, with nothing else said.
+pub(super) fn check_class(class: &ClassRecord) -> Result<(), ServiceError> {
+    check(
+        &format!("storage class {:?}", class.name),
+        &fill(&VolumeRequest::default(), Some(class)),
+    )
+}
+
+async fn class_of(store: &Arc<dyn Store>, asked: Option<&str>) -> Result<Option<ClassRecord>, ServiceError> {
+    let classes = Classes::new(store.clone());
+    classes.for_volume(asked).await.map_err(|error| match error {
+        ClassError::NoSuch { name, known } => {
+            ServiceError::Invalid(format!("option class={name:?}: {}", no_such_class(&name, &known)))
+        }
+        ClassError::Store(_) => class_failed(&error),
+        error => ServiceError::Invalid(error.to_string()),
+    })
 }
 
 fn fill(request: &VolumeRequest, class: Option<&ClassRecord>) -> VolumeSpec {
@@ -81,8 +69,8 @@ fn text(asked: &Option<String>, class: Option<&String>) -> String {
     asked.as_ref().or(class).cloned().unwrap_or_default()
 }
 
-fn check(name: &str, spec: &VolumeSpec) -> Result<(), ServiceError> {
-    let invalid = |why: String| ServiceError::Invalid(format!("volume {name:?}: {why}"));
+fn check(what: &str, spec: &VolumeSpec) -> Result<(), ServiceError> {
+    let invalid = |why: String| ServiceError::Invalid(format!("{what}: {why}"));
     if spec.size < smallest(spec.fs) {
         return Err(invalid(format!(
             "{} needs a volume of at least {}, and {} was asked for",

@@ -87,20 +87,15 @@ impl Daemon {
         ReplicaView {
             node: self.name_of(replica.node),
             pool: replica.pool.to_string(),
-            state: match replica.state {
-                ReplicaState::Member => "in sync".to_owned(),
-                ReplicaState::Stale { .. } => "out of date".to_owned(),
-                ReplicaState::Rebuilding { .. } => "being rebuilt".to_owned(),
-                ReplicaState::Removing => "being removed".to_owned(),
-            },
+            state: replica_word(replica.state).to_owned(),
         }
     }
 
-    fn name_of(&self, node: bulkhead_engine::ids::NodeId) -> String {
+    pub(super) fn name_of(&self, node: bulkhead_engine::ids::NodeId) -> String {
         if node == self.node {
             self.node_name.clone()
         } else {
-            node.to_string()
+            self.catalogue.read(|contents| contents.node_name(node))
         }
     }
 
@@ -154,18 +149,29 @@ impl Daemon {
     }
 }
 
+/// The state of a replica in words.
+pub(super) fn replica_word(state: ReplicaState) -> &'static str {
+    match state {
+        ReplicaState::Member => "in sync",
+        ReplicaState::Stale { .. } => "out of date",
+        ReplicaState::Rebuilding { .. } => "being rebuilt",
+        ReplicaState::Removing => "being removed",
+    }
+}
+
 fn attached_condition(attached: &Attached, here: &str) -> Condition {
     if let Some(reason) = attached.dead() {
         return Condition::ill("failed", format!("down: {reason}; it is being taken down"));
     }
     let status = attached.volume.status();
-    if let Some(failure) = status.local.failure {
+    let failure = status.local.as_ref().and_then(|local| local.failure.as_ref());
+    if let Some(failure) = failure {
         return Condition::ill(
             "failed",
             format!("down: its replica on {here} has failed ({failure})"),
         );
     }
-    if status.local.pool_full {
+    if status.local.is_some_and(|local| local.pool_full) {
         return Condition::ill(
             "attached",
             format!(

@@ -2,6 +2,7 @@
 
 use super::values;
 use super::{OptionError, VolumeRequest, parse_size};
+use crate::nearest::nearest;
 
 /// What becomes of an option.
 #[derive(Clone, Copy, Debug)]
@@ -206,16 +207,14 @@ pub(super) fn find(given: &str) -> Result<&'static Key, OptionError> {
         .find(|key| key.name == given || key.aliases.contains(&given))
         .ok_or_else(|| OptionError::Unknown {
             key: given.to_owned(),
-            nearest: nearest(given),
+            nearest: meant(given),
         })
 }
 
-fn nearest(given: &str) -> Option<String> {
-    let given = given.to_lowercase().replace('-', "_");
-    KEYS.iter()
-        .flat_map(|key| std::iter::once(key.name).chain(key.aliases.iter().copied()))
-        .map(|name| (strsim::jaro_winkler(&given, name), name))
-        .filter(|(likeness, _)| *likeness > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, name)| name.to_owned())
+/// The option that may have been meant.
+fn meant(given: &str) -> Option<String> {
+    let known = KEYS
+        .iter()
+        .flat_map(|key| std::iter::once(key.name).chain(key.aliases.iter().copied()));
+    nearest(&given.replace('-', "_"), known).map(str::to_owned)
 }

@@ -18,6 +18,16 @@ pub use inline::{InlineSpec, VolumeName};
 pub use keys::{KEYS, Key};
 pub use size::{MAX_SIZE, format_size, parse_size};
 
+/// Labels, separated by commas: `app=shop,tier=db`.
+pub fn parse_labels(key: &str, value: &str) -> Result<BTreeMap<String, String>, OptionError> {
+    values::labels(key, value)
+}
+
+/// Whether a label can be one: its name and its value. The error says why not, as the end of a sentence.
+pub fn check_label(name: &str, value: &str) -> Result<(), &'static str> {
+    values::check_label(name, value)
+}
+
 /// What a person asked for. `None` and empty mean: the class decides, else the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

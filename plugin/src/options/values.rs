@@ -100,6 +100,20 @@ pub(super) fn nodes(key: &str, value: &str) -> Result<Vec<String>, OptionError> 
     Ok(nodes)
 }
 
+/// Whether a label can be one: its name and its value.
+pub(super) fn check_label(name: &str, value: &str) -> Result<(), &'static str> {
+    if name.is_empty() || name.len() > 128 || value.len() > 256 {
+        return Err("is too short or too long (128 bytes for a name, 256 for a value)");
+    }
+    if name.chars().chain(value.chars()).any(char::is_control) {
+        return Err("has control characters");
+    }
+    if name.contains(['=', ',']) || value.contains(',') {
+        return Err("has a comma, or a second '=' in its name");
+    }
+    Ok(())
+}
+
 pub(super) fn labels(key: &str, value: &str) -> Result<BTreeMap<String, String>, OptionError> {
     let mut labels = BTreeMap::new();
     for label in value.split(',').map(str::trim).filter(|label| !label.is_empty()) {
@@ -111,14 +125,7 @@ pub(super) fn labels(key: &str, value: &str) -> Result<BTreeMap<String, String>,
             )
         };
         let (name, text) = label.split_once('=').ok_or_else(|| fail("has no '='"))?;
-        if name.is_empty() || name.len() > 128 || text.len() > 256 {
-            return Err(fail(
-                "is too short or too long (128 bytes for a name, 256 for a value)",
-            ));
-        }
-        if label.chars().any(char::is_control) {
-            return Err(fail("has control characters"));
-        }
+        check_label(name, text).map_err(fail)?;
         if labels
             .insert(name.to_owned(), text.to_owned())
             .is_some_and(|earlier| earlier != text)

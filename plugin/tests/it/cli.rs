@@ -107,7 +107,7 @@ fn faults_of_the_configuration_are_all_reported() {
 }
 
 #[test]
-fn a_store_that_is_not_there_ends_the_daemon_with_the_reason() {
+fn a_store_that_cannot_be_opened_ends_the_daemon_with_the_reason() {
     let dir = tempfile::tempdir().expect("a directory");
     let at = |name: &str| dir.path().join(name).display().to_string();
     let output = Command::new(BINARY)
@@ -118,7 +118,7 @@ fn a_store_that_is_not_there_ends_the_daemon_with_the_reason() {
             "--docker-api",
             "",
             "--store",
-            "etcd://127.0.0.1:1",
+            "sqlite:///proc/none/store.db",
         ])
         .args([
             "--socket",
@@ -132,7 +132,7 @@ fn a_store_that_is_not_there_ends_the_daemon_with_the_reason() {
         .output()
         .expect("it ends");
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(text(&output.stderr).contains("etcd"), "{output:?}");
+    assert!(text(&output.stderr).contains("/proc/none/store.db"), "{output:?}");
     assert!(!dir.path().join("d.sock").exists(), "no socket stays behind");
 }
 

@@ -11,6 +11,7 @@
 
 mod cli;
 mod client;
+mod cluster;
 mod daemon;
 mod driver;
 mod hundred;

@@ -3,19 +3,31 @@
 //! | file | owns |
 //! |---|---|
 //! | `plan` | what happens in a run, drawn beforehand |
-//! | `world`, `node`, `net`, `store`, `disk` | the cluster |
-//! | `user`, `chaos` | who uses it, and what goes wrong |
+//! | `world` | the queue of events |
+//! | `node`, `net`, `store`, `disk` | the parts of the cluster |
+//! | `machines`, `connections`, `questions`, `life` | what happens to machines, connections, the store, and processes |
+//! | `attach`, `user` | who attaches the volume and uses it |
+//! | `chaos`, `ambush`, `audit` | what goes wrong, what goes wrong at a chosen moment, and what is looked at |
+//! | `show` | records and messages in a trace |
 //! | `checker` | what P1, P2 and P3 allow |
 //! | `campaign` | many seeds, shrinking, and the deliberate faults |
 
+pub mod ambush;
+mod attach;
+mod audit;
 pub mod campaign;
 mod chaos;
 pub mod checker;
+mod connections;
 pub mod disk;
+mod life;
+mod machines;
 pub mod net;
 pub mod node;
 pub mod plan;
+mod questions;
 pub mod rng;
+pub mod show;
 pub mod store;
 pub mod user;
 pub mod world;

@@ -57,6 +57,8 @@ pub struct Net {
     pub store_cut: Vec<Ns>,
     /// Until when everything is slow.
     pub slow_until: Ns,
+    /// Until when connections to the first node end up at the second: its address was re-used.
+    pub misroute: (Ns, usize, usize),
     /// Connections, by the number of their session.
     pub conns: Vec<Conn>,
 }
@@ -68,6 +70,7 @@ impl Net {
             cut: vec![vec![0; nodes]; nodes],
             store_cut: vec![0; nodes],
             slow_until: 0,
+            misroute: (0, 0, 0),
             conns: Vec::new(),
         }
     }
@@ -90,5 +93,6 @@ impl Net {
             *until = (*until).min(now);
         }
         self.slow_until = self.slow_until.min(now);
+        self.misroute.0 = self.misroute.0.min(now);
     }
 }

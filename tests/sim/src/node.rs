@@ -118,6 +118,10 @@ pub struct Node {
     pub lost_at: Ns,
     /// When it was last brought back.
     pub started_at: Ns,
+    /// Since when it is cut off from every other node and the store, if it is.
+    pub cut_off_since: Option<Ns>,
+    /// Since when it could reach the store without a break.
+    pub in_contact_since: Ns,
 }
 
 impl Node {
@@ -144,6 +148,8 @@ impl Node {
             kept: false,
             lost_at: 0,
             started_at: 0,
+            cut_off_since: None,
+            in_contact_since: 0,
         }
     }
 
@@ -204,6 +210,9 @@ pub const LEASE: Duration = Duration::from_millis(1000);
 /// The time after which an operation fails in every run.
 pub const IO_TIMEOUT: Duration = Duration::from_millis(8000);
 
+/// The time after which a primary that is cut off ends in every run.
+pub const ISOLATION_TIMEOUT: Duration = Duration::from_millis(2500);
+
 fn boot_id(node: usize, boot: u64) -> BootId {
     BootId::from_u128((node as u128) << 64 | u128::from(boot))
 }
@@ -215,12 +224,13 @@ pub fn primary_config(node: usize, plan: &Plan, geometry: Geometry, faults: Faul
         open_patience: Duration::from_nanos(plan.open_patience),
         open_timeout: Duration::from_millis(5000),
         io_timeout: IO_TIMEOUT,
-        isolation_timeout: Duration::from_millis(3000),
+        isolation_timeout: ISOLATION_TIMEOUT,
         tick_interval: Duration::from_millis(200),
         lease: LEASE,
         beat: Duration::from_millis(50),
         retry: Duration::from_millis(100),
         max_copies: plan.max_copies,
+        page: plan.page,
         copy_piece: plan.copy_piece,
         faults,
         ..PrimaryConfig::new(CLUSTER, VOLUME, node_id(node), geometry)

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bulkhead_engine::geometry::{Geometry, SIZE_STEP};
 
+use crate::ambush::{Ambush, MOMENTS, Victim};
 use crate::rng::Rng;
 
 /// Nanoseconds of simulated time.
@@ -128,6 +129,15 @@ pub enum Mischief {
         /// For how long.
         time: Ns,
     },
+    /// Somebody is struck at a certain moment.
+    Ambush(Ambush),
+    /// The address of a node leads to the next one.
+    Misroute {
+        /// Which node.
+        node: usize,
+        /// For how long.
+        time: Ns,
+    },
     /// The volume is wanted on a node.
     Move {
         /// Which node.
@@ -173,6 +183,8 @@ pub struct Plan {
     pub max_copies: usize,
     /// Most bytes that are copied in one request.
     pub copy_piece: u64,
+    /// Most chunks that are named in one request.
+    pub page: u32,
     /// Mischief, in order of time.
     pub entries: Vec<Entry>,
     /// Deliberate fault in the machines.
@@ -224,6 +236,8 @@ enum Kind {
     DiskFull,
     Store,
     Move,
+    Ambush,
+    Misroute,
 }
 
 const KINDS: &[Kind] = &[
@@ -241,6 +255,24 @@ const KINDS: &[Kind] = &[
     Kind::DiskFull,
     Kind::Store,
     Kind::Move,
+    Kind::Move,
+    Kind::Ambush,
+    Kind::Ambush,
+    Kind::Misroute,
+];
+
+/// What long runs with many takeovers are made of.
+const TAKEOVERS: &[Kind] = &[
+    Kind::Move,
+    Kind::Move,
+    Kind::Move,
+    Kind::Ambush,
+    Kind::Ambush,
+    Kind::Kill,
+    Kind::PowerCut,
+    Kind::Blackout,
+    Kind::Isolate,
+    Kind::SlowSync,
 ];
 
 impl Plan {
@@ -248,17 +280,26 @@ impl Plan {
     pub fn of(seed: u64) -> Self {
         let mut rng = Rng::new(seed, 1);
         let rng = &mut rng;
-        let replicas = rng.pick(&[1, 1, 2, 2, 2, 2, 3, 3, 3]);
+        let takeovers = rng.chance(30);
+        let replicas = if takeovers {
+            rng.pick(&[2, 3, 3, 3])
+        } else {
+            rng.pick(&[1, 1, 2, 2, 2, 2, 3, 3, 3])
+        };
         let nodes = if replicas == 1 {
             rng.pick(&[1, 1, 2, 3])
         } else {
             rng.between(replicas as u64, 4) as usize
         };
-        let calm_at = rng.pick(&[2, 4, 6, 10]) * SEC;
+        let calm_at = if takeovers {
+            rng.pick(&[8, 14]) * SEC
+        } else {
+            rng.pick(&[2, 4, 6, 10]) * SEC
+        };
         let added = replicas < nodes && rng.chance(50);
-        let mut kinds: Vec<Kind> = KINDS.to_vec();
+        let mut kinds: Vec<Kind> = if takeovers { TAKEOVERS } else { KINDS }.to_vec();
         // Few kinds at a time bring out what a mixture of all hides.
-        let keep = rng.between(2, KINDS.len() as u64) as usize;
+        let keep = rng.between(2, kinds.len() as u64) as usize;
         while kinds.len() > keep {
             kinds.remove(rng.below(kinds.len() as u64) as usize);
         }
@@ -284,11 +325,12 @@ impl Plan {
             geometry: division(size, chunk),
             calm_at,
             op_gap: rng.pick(&[1, 3, 5, 10, 30]) * MS,
-            drift: rng.pick(&[0, 10, 50]),
+            drift: rng.pick(&[0, 10, 50, 120]),
             open_patience: rng.pick(&[200, 800]) * MS,
             region_idle: rng.pick(&[50, 50, 500]) * MS,
             max_copies: rng.pick(&[1, 4]),
             copy_piece: rng.pick(&[64, 256]) << 10,
+            page: rng.pick(&[3, 3, 4096]),
             entries,
             fault: None,
         }
@@ -337,7 +379,20 @@ fn mischief(kind: Kind, nodes: usize, rng: &mut Rng) -> Mischief {
             other,
             time,
         },
+        Kind::Isolate if rng.chance(30) => Mischief::Isolate {
+            node,
+            time: rng.between(5, 9) * SEC,
+        },
         Kind::Isolate => Mischief::Isolate { node, time },
+        Kind::Misroute => Mischief::Misroute { node, time },
+        Kind::Ambush => Mischief::Ambush(Ambush {
+            moment: rng.pick(MOMENTS),
+            skip: rng.pick(&[0, 0, 1, 3, 10]),
+            within: rng.pick(&[1, MS / 2, 4 * MS, 30 * MS]),
+            victim: rng.pick(&[Victim::Primary, Victim::Replica, Victim::All]),
+            power: rng.chance(70),
+            down: if rng.chance(70) { short } else { long },
+        }),
         Kind::Break => Mischief::Break { one: node, other },
         Kind::SlowNet => Mischief::SlowNet { time },
         Kind::SlowDisk => Mischief::SlowDisk {

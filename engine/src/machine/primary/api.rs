@@ -8,7 +8,7 @@ use crate::format::FailCause;
 use crate::geometry::{ByteRange, Geometry};
 use crate::ids::{ClusterId, Epoch, NodeId, ReplicaId, VolumeId};
 use crate::io::IoError;
-use crate::machine::faults::FaultSet;
+use crate::machine::faults::{Fault, FaultSet};
 use crate::machine::protocol::{Reply, Request, RequestId, SessionId};
 use crate::machine::record::{ChangeId, Record};
 use crate::machine::time::Time;
@@ -32,7 +32,8 @@ pub struct PrimaryConfig {
     pub open_timeout: Duration,
     /// An operation that is not done after this long fails, and the volume with it (P5).
     pub io_timeout: Duration,
-    /// A primary that can neither reach all its members nor the store for this long ends by itself.
+    /// A primary with members on other nodes that has heard of no other node and not of the store for this long ends by
+    /// itself (L5). More than the lease, less than `io_timeout`.
     pub isolation_timeout: Duration,
     /// How often the tick is raised while there are writes.
     pub tick_interval: Duration,
@@ -46,6 +47,8 @@ pub struct PrimaryConfig {
     pub max_copies: usize,
     /// Most bytes that are copied in one request.
     pub copy_piece: u64,
+    /// Most chunks that are named in one request.
+    pub page: u32,
     /// Deliberate faults.
     pub faults: FaultSet,
 }
@@ -62,13 +65,14 @@ impl PrimaryConfig {
             open_patience: Duration::from_secs(4),
             open_timeout: Duration::from_secs(20),
             io_timeout: Duration::from_secs(60),
-            isolation_timeout: Duration::from_secs(10),
+            isolation_timeout: Duration::from_secs(8),
             tick_interval: Duration::from_secs(1),
             lease: Duration::from_secs(4),
             beat: Duration::from_millis(200),
             retry: Duration::from_millis(500),
             max_copies: 8,
             copy_piece: 1 << 20,
+            page: 4096,
             faults: FaultSet::NONE,
         }
     }
@@ -76,6 +80,9 @@ impl PrimaryConfig {
     /// How long after a request was sent its answer still permits reads: the lease, less what this node's clock may
     /// run slower than the replica's.
     pub(super) fn lease_used(&self) -> Duration {
+        if self.faults.has(Fault::LeaseInFull) {
+            return self.lease;
+        }
         self.lease * 3 / 4
     }
 }
@@ -175,6 +182,9 @@ pub enum Event<P> {
     },
     /// [`Action::ReadRecord`] could not be done.
     RecordUnreachable,
+    /// A node that holds a replica of this volume has given a sign of life, if only by refusing a connection: this node
+    /// is not cut off from all others (L5). Optional.
+    Reached,
     /// Detach in order: nothing uses the volume any more.
     Release,
     /// The time asked for by [`Action::SetTimer`] has come. May come late, and more often than asked for.

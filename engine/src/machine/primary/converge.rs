@@ -10,9 +10,6 @@ use crate::machine::faults::Fault;
 use crate::machine::payload::Payload;
 use crate::machine::protocol::{Reply, Request};
 
-/// Entries asked for in one request.
-pub(super) const PAGE: u32 = 4096;
-
 #[derive(Debug)]
 enum Stage {
     /// Asking these peers, the last one first, for the chunks that they stamped late.
@@ -83,7 +80,11 @@ impl<P: Payload> Primary<P> {
             stage: Stage::Asking(ask),
             source,
             targets,
-            after: least,
+            after: if self.config.faults.has(Fault::GreatestDurable) {
+                greatest
+            } else {
+                least
+            },
             stamp: Tick::first_of(self.epoch),
             set: Vec::new(),
             next: 0,
@@ -113,6 +114,10 @@ impl<P: Payload> Primary<P> {
         let (source, round) = (at.source, at.round);
         let (after, tick) = (at.after, at.stamp);
         let purpose = Purpose::Converge { round };
+        if self.config.faults.has(Fault::SoleNotRestamped) {
+            self.stamp_more(out);
+            return;
+        }
         self.send(source, Request::Restamp { after, tick }, purpose, out);
     }
 
@@ -123,7 +128,7 @@ impl<P: Payload> Primary<P> {
         let Stage::Asking(peers) = &at.stage else {
             return;
         };
-        let (after, limit) = (at.after, PAGE);
+        let (after, limit) = (at.after, self.config.page);
         let purpose = Purpose::Converge { round: at.round };
         if let Some(&peer) = peers.last() {
             self.send(peer, Request::Changed { after, from, limit }, purpose, out);
@@ -148,6 +153,7 @@ impl<P: Payload> Primary<P> {
         match (&mut at.stage, reply) {
             (Stage::Asking(peers), Reply::Changed { chunks, next }) => {
                 at.set.extend(chunks.into_iter().map(|(chunk, _)| chunk));
+                let next = next.filter(|_| !self.config.faults.has(Fault::FirstPageOnly));
                 if next.is_none() {
                     peers.pop();
                 }
@@ -183,7 +189,7 @@ impl<P: Payload> Primary<P> {
             at.in_flight += 1;
             let part_of = CopyFor::Converge { round: at.round };
             let between = (at.source, at.targets);
-            let stamp = Some(at.stamp);
+            let stamp = (!self.config.faults.has(Fault::ConvergedNotStamped)).then_some(at.stamp);
             self.copy_chunk(part_of, between, chunk, stamp, out);
         }
     }
@@ -200,13 +206,22 @@ impl<P: Payload> Primary<P> {
         let Some(at) = &mut self.converge else {
             return;
         };
-        let rest = at.set.get(at.next..).unwrap_or_default();
+        let rest = match at.set.get(at.next..) {
+            Some(rest) if !self.config.faults.has(Fault::ConvergedNotStamped) => rest,
+            _ => &[],
+        };
         let batch: Vec<_> = rest
             .iter()
-            .take(PAGE as usize)
+            .take(self.config.page as usize)
             .map(|&chunk| (chunk, at.stamp))
             .collect();
         let purpose = Purpose::Converge { round: at.round };
+        if batch.is_empty() && self.config.faults.has(Fault::ConvergedNotFlushed) {
+            self.converge = None;
+            self.converged = true;
+            self.stirred = true;
+            return;
+        }
         if batch.is_empty() {
             at.stage = Stage::Checkpointing;
             at.waiting = at.targets | bit(at.source);

@@ -90,6 +90,13 @@ impl<P: Payload> Primary<P> {
         };
         let end = self.config.geometry.chunk_range(at.chunk).end();
         at.next = end.min(at.at + self.config.copy_piece);
+        if self.config.faults.has(Fault::CopyEndsEarly)
+            && at.at > self.config.geometry.chunk_range(at.chunk).offset
+        {
+            // As if the rest had been copied: only its last sector is, which carries the stamp.
+            at.at = end - crate::geometry::SECTOR;
+            at.next = end;
+        }
         let piece = ByteRange::new(at.at, at.next - at.at);
         let source = at.source;
         self.send(source, Request::Copy(piece), Purpose::CopyRead(job), out);
@@ -122,6 +129,7 @@ impl<P: Payload> Primary<P> {
             (Tick::ZERO, StampRule::Raise)
         };
         at.waiting = at.targets;
+        let chunk = at.chunk;
         let (targets, range) = (at.targets, ByteRange::new(at.at, at.next - at.at));
         if !self.is_current(part_of) {
             self.end_copy(job, out);
@@ -134,6 +142,10 @@ impl<P: Payload> Primary<P> {
                 tick,
                 stamp,
             },
+            None if self.config.faults.has(Fault::HoleNotCopied) => {
+                let stamps = if last { vec![(chunk, tick)] } else { Vec::new() };
+                Request::Stamp(stamps)
+            }
             None => Request::Zero { range, tick, stamp },
         };
         for target in each(targets) {

@@ -13,6 +13,9 @@ use crate::machine::time::Time;
 impl<P: Payload> Primary<P> {
     /// Whose leases reads depend on: the members', and a joining replica's, as it may be a member already.
     fn lessors(&self) -> Peers {
+        if self.config.faults.has(Fault::JointLeaseForgotten) {
+            return self.members;
+        }
         self.members | self.joint
     }
 
@@ -31,7 +34,12 @@ impl<P: Payload> Primary<P> {
 
     /// A request that was sent at that time has been answered by a replica that still serves this primary.
     pub(super) fn renew_lease(&mut self, peer: PeerId, sent_at: Time) {
-        let until = sent_at + self.config.lease_used();
+        let since = if self.config.faults.has(Fault::LeaseFromAnswer) {
+            self.now
+        } else {
+            sent_at
+        };
+        let until = since + self.config.lease_used();
         let peer = &mut self.peers[peer];
         peer.lease_until = peer.lease_until.max(until);
     }
@@ -67,7 +75,11 @@ impl<P: Payload> Primary<P> {
     pub(super) fn settled_for(&self, peer: PeerId) -> Tick {
         let peer = &self.peers[peer];
         let may_know = match peer.rebuild() {
-            Some(rebuild) => rebuild.is_marked() || self.config.faults.has(Fault::DurableDuringRebuild),
+            Some(rebuild) => {
+                let faults = self.config.faults;
+                let early = faults.has(Fault::DurableDuringRebuild) || faults.has(Fault::SettledToldEarly);
+                rebuild.is_marked() || early
+            }
             None => peer.is_member(),
         };
         if may_know { self.settled } else { Tick::ZERO }

@@ -32,6 +32,9 @@ impl<P: Payload> Primary<P> {
             out.push(Action::Disconnect { replica, session });
             return;
         }
+        if !self.peers[peer].local {
+            self.last_contact = self.now;
+        }
         self.attempts += 1;
         let serving = self.phase != Phase::Opening || self.peers[peer].rebuild().is_some();
         let (now, id) = (self.now, self.next_id());
@@ -117,6 +120,9 @@ impl<P: Payload> Primary<P> {
         let Some(peer) = self.peer_of(replica) else {
             return;
         };
+        if !self.peers[peer].local {
+            self.last_contact = self.now;
+        }
         match self.peers[peer].link {
             Link::Opening { session: at, .. }
                 if at == session && self.peers[peer].open_request.is_some_and(|(open, _)| open == id) =>
@@ -153,7 +159,7 @@ impl<P: Payload> Primary<P> {
             self.restarted(peer, out);
             return;
         }
-        if fresh && known.is_some() && !goes_on {
+        if fresh && known.is_some() && !goes_on && !self.config.faults.has(Fault::RestartOverlooked) {
             // Nothing has been served yet: it is opened as if for the first time.
             self.abort_convergence();
             self.let_go(peer, out);
@@ -169,7 +175,8 @@ impl<P: Payload> Primary<P> {
         }
         at.told = crate::ids::Tick::ZERO;
         at.last_ping = now;
-        if fresh || at.opened.is_none() {
+        let overlooked = self.config.faults.has(Fault::RestartOverlooked);
+        if (fresh && !overlooked) || at.opened.is_none() {
             at.opened = Some(opened);
         }
         self.serve_after = self.serve_after.max(now + opened.wait);

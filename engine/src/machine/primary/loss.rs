@@ -61,6 +61,9 @@ impl<P: Payload> Primary<P> {
     /// Condemns members that are away or do not answer, as long as another one is sound: with the last one there is
     /// nothing but patience.
     pub(super) fn condemn_late(&mut self, out: &mut Vec<Action<P>>) {
+        if self.now < self.grace_until {
+            return;
+        }
         let deadline = if self.phase == Phase::Opening {
             self.config.open_patience
         } else {
@@ -146,11 +149,17 @@ impl<P: Payload> Primary<P> {
     pub(super) fn raise_epoch(&mut self, removed: Peers, out: &mut Vec<Action<P>>) {
         let epoch = self.lane.record.epoch;
         self.epoch = epoch;
-        self.ticks.enter(epoch);
+        if !self.config.faults.has(Fault::TickKept) {
+            self.ticks.enter(epoch);
+        }
         let before = self.raising.take().map_or(0, |raising| raising.removed);
         self.raising = Some(Raising {
             epoch,
-            waiting: self.members,
+            waiting: if self.config.faults.has(Fault::RaiseNotAwaited) {
+                0
+            } else {
+                self.members
+            },
             removed: before | removed,
         });
         for peer in 0..self.peers.len() {

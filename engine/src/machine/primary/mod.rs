@@ -45,7 +45,7 @@ use lock::RangeLock;
 use loss::Raising;
 use ops::Pending;
 use peer::{Link, MAX_PEERS, Peer, PeerId, Peers, Purpose, Standing, bit, each};
-use store::{Change, Lane};
+use store::Lane;
 use ticks::Ticks;
 
 /// How far a primary is.
@@ -117,6 +117,11 @@ pub struct Primary<P> {
     doubt: Option<(Epoch, Time)>,
     /// Since when there is no member to be counted on.
     alone_since: Option<Time>,
+    /// When another node or the store was last heard of, and when the store was last asked for that purpose.
+    last_contact: Time,
+    contact_sought: Time,
+    /// Until then nobody is given up: this process itself did not run for a while.
+    grace_until: Time,
     releasing: Peers,
     release_since: Option<Time>,
     release_told: bool,
@@ -168,6 +173,9 @@ impl<P: Payload> Primary<P> {
             rounds: 0,
             doubt: None,
             alone_since: None,
+            last_contact: now,
+            contact_sought: now,
+            grace_until: Time::ZERO,
             releasing: 0,
             release_since: None,
             release_told: false,
@@ -221,6 +229,13 @@ impl<P: Payload> Primary<P> {
     /// Takes an event, and adds what is to be done to `out`.
     pub fn handle(&mut self, now: Time, event: Event<P>, out: &mut Vec<Action<P>>) {
         self.now = self.now.max(now);
+        if self
+            .timer
+            .is_some_and(|timer| self.now.since(timer) >= self.config.member_deadline / 2)
+        {
+            // It was this process that was frozen; the others have to be given the time to be heard.
+            self.grace_until = self.now + self.config.member_deadline / 2;
+        }
         if self.phase == Phase::Ended {
             if let Event::Submit { id, .. } = event {
                 let result = Err(IoError::Io);
@@ -239,20 +254,26 @@ impl<P: Payload> Primary<P> {
             Event::Linked { replica, session } => self.linked(replica, session, out),
             Event::Unlinked { replica, session } => self.unlinked(replica, session),
             Event::Swapped { change, outcome } => {
+                if outcome != SwapOutcome::Unknown {
+                    self.last_contact = self.now;
+                }
                 self.swapped(change, outcome, out);
                 self.stirred = true;
             }
             Event::Record { record, revision } => {
                 let epoch = record.epoch;
+                self.last_contact = self.now;
                 self.record_seen(record, revision, out);
                 self.resolve_doubt(Some(epoch), out);
                 self.stirred = true;
             }
             Event::Watched { record, revision } => {
+                self.last_contact = self.now;
                 self.record_seen(record, revision, out);
                 self.stirred = true;
             }
             Event::RecordUnreachable => self.resolve_doubt(None, out),
+            Event::Reached => self.last_contact = self.now,
             Event::Release => self.release(out),
             Event::Timer => {
                 self.timer = self.timer.filter(|&timer| timer > self.now);
@@ -345,6 +366,8 @@ impl<P: Payload> Primary<P> {
         if self.phase == Phase::Serving || self.phase == Phase::Releasing {
             let settled = if self.config.faults.has(Fault::SettledTooNew) {
                 self.ticks.settled_too_new()
+            } else if self.config.faults.has(Fault::SettledIgnoresOpen) {
+                Tick::from_bits(self.ticks.current().to_bits() - 1)
             } else {
                 self.ticks.settled()
             };
@@ -360,9 +383,8 @@ impl<P: Payload> Primary<P> {
         } else {
             self.alone_since.or(Some(self.now))
         };
+        let cut_off = self.is_cut_off(out);
         let lasts = |since: Option<Time>, limit| since.is_some_and(|since| self.now.since(since) >= limit);
-        let pending = self.lane.pending.as_ref();
-        let removing = pending.filter(|pending| matches!(pending.change, Change::Remove(_)));
         let outstanding =
             each(self.members).filter_map(|peer| self.peers[peer].outstanding.first_key_value());
         let oldest = outstanding.map(|(_, sent)| sent.since).min();
@@ -371,16 +393,16 @@ impl<P: Payload> Primary<P> {
             .is_some_and(|deadline| deadline <= self.now)
             || lasts(oldest, self.config.io_timeout)
         {
+            if self.config.faults.has(Fault::IoTimeoutIgnored) {
+                return false;
+            }
             EndReason::IoTimeout
-        } else if lasts(
-            removing.map(|pending| pending.since),
-            self.config.isolation_timeout,
-        ) {
+        } else if cut_off {
             EndReason::Isolated
         } else if self.phase == Phase::Opening && lasts(self.alone_since, self.config.open_timeout) {
             EndReason::NoMember
         } else if lasts(self.alone_since, self.config.io_timeout) {
-            EndReason::Isolated
+            EndReason::NoMember
         } else if lasts(self.release_since, self.config.member_deadline * 2) {
             EndReason::Released
         } else {
@@ -388,6 +410,23 @@ impl<P: Payload> Primary<P> {
         };
         self.end(reason, out);
         true
+    }
+
+    /// Whether this node is cut off (L5): members lie on other nodes, and neither one of them nor the store has been heard
+    /// of for so long that somebody may have taken over. The store is asked before, for this purpose only.
+    fn is_cut_off(&mut self, out: &mut Vec<Action<P>>) -> bool {
+        let elsewhere = each(self.counted()).any(|peer| !self.peers[peer].local);
+        let serving = matches!(self.phase, Phase::Serving | Phase::Releasing);
+        let silent = self.now.since(self.last_contact);
+        if !elsewhere || !serving || self.config.faults.has(Fault::IsolationIgnored) {
+            return false;
+        }
+        let limit = self.config.isolation_timeout;
+        if silent >= limit / 2 && self.now.since(self.contact_sought) >= self.config.retry {
+            self.contact_sought = self.now;
+            out.push(Action::ReadRecord);
+        }
+        silent >= limit && self.now >= self.grace_until
     }
 
     /// Connects, and gives up a connection that does not come to anything.
@@ -430,7 +469,10 @@ impl<P: Payload> Primary<P> {
                 self.connect(peer, out);
             }
         }
-        let all_sound = each(self.members).all(|peer| self.peers[peer].is_sound_member());
+        let mut all_sound = each(self.members).all(|peer| self.peers[peer].is_sound_member());
+        if self.config.faults.has(Fault::ServeBeforeAllOpen) {
+            all_sound = each(self.members).any(|peer| self.peers[peer].is_sound_member());
+        }
         if !all_sound || self.doubt.is_some() || self.raising.is_some() || self.lane.pending.is_some() {
             return;
         }
@@ -439,7 +481,9 @@ impl<P: Payload> Primary<P> {
                 return;
             }
             // A process that was frozen meanwhile may have been replaced: the same check as for a read.
-            if self.leases_hold() || self.config.faults.has(Fault::LeaseIgnored) {
+            let faults = self.config.faults;
+            let ignored = faults.has(Fault::LeaseIgnored) || faults.has(Fault::FirstLeaseIgnored);
+            if self.leases_hold() || ignored {
                 self.serve(out);
             } else {
                 self.ask_for_leases(out);
@@ -475,7 +519,8 @@ impl<P: Payload> Primary<P> {
 
     /// Ends once every operation is done and every member has been told so.
     fn advance_release(&mut self, out: &mut Vec<Action<P>>) {
-        if !self.ops.is_empty() || self.lane.pending.is_some() || self.raising.is_some() {
+        let busy = !self.ops.is_empty() && !self.config.faults.has(Fault::ReleaseNotAwaited);
+        if busy || self.lane.pending.is_some() || self.raising.is_some() {
             return;
         }
         let others: Vec<PeerId> = (0..self.peers.len())

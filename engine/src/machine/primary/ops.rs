@@ -97,10 +97,13 @@ impl<P: Payload> Primary<P> {
     }
 
     pub(super) fn start(&mut self, place: u32, out: &mut Vec<Action<P>>) {
-        let receivers = self.receivers;
+        let mut receivers = self.receivers;
         let Some(pending) = self.ops.get_mut(place) else {
             return;
         };
+        if matches!(pending.op, Op::Zero(_)) && self.config.faults.has(Fault::ZeroNotReplicated) {
+            receivers = bit(receivers.trailing_zeros() as usize);
+        }
         self.start_count += 1;
         pending.started = Some(self.start_count);
         let request = match &pending.op {
@@ -140,7 +143,12 @@ impl<P: Payload> Primary<P> {
             let peer = &self.peers[*peer];
             (peer.is_sound_member(), peer.condemned.is_none(), peer.local)
         };
-        let Some(peer) = each(self.members).max_by_key(rank) else {
+        let mut peer = each(self.members).max_by_key(rank);
+        if self.config.faults.has(Fault::ReadFromAnyone) {
+            let up = |peer: &usize| self.peers[*peer].is_up();
+            peer = each(self.receivers & !self.members).find(up).or(peer);
+        }
+        let Some(peer) = peer else {
             return;
         };
         let Some(pending) = self.ops.get_mut(place) else {
@@ -165,9 +173,18 @@ impl<P: Payload> Primary<P> {
             Reply::Done => {
                 pending.needs &= !bit(from);
                 pending.done |= bit(from);
-                if self.config.faults.has(Fault::AckByFirst) {
+                let by_first = self.config.faults.has(Fault::FlushByFirst) && matches!(pending.op, Op::Flush);
+                if by_first || self.config.faults.has(Fault::AckByFirst) {
                     pending.needs = 0;
                 }
+                if self.config.faults.has(Fault::LockReleasedEarly)
+                    && let Some(lock) = pending.lock.take()
+                {
+                    self.unlock(lock, out);
+                }
+            }
+            Reply::NoSpace if self.config.faults.has(Fault::NoSpaceAcknowledged) => {
+                pending.needs &= !bit(from);
             }
             Reply::NoSpace => {
                 pending.needs &= !bit(from);

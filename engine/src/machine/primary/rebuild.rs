@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::api::Action;
-use super::converge::PAGE;
 use super::copy::CopyFor;
 use super::peer::{Link, PeerId, Purpose, Standing, bit, each};
 use super::store::Change;
@@ -97,7 +96,8 @@ impl Rebuild {
 impl<P: Payload> Primary<P> {
     /// Whether the swap that makes this replica a member is under way: it may be one already.
     pub(super) fn is_joining(&self, peer: PeerId) -> bool {
-        self.lane.pending_change() == Some(Change::Join(peer))
+        let dropped = self.config.faults.has(Fault::JoiningDropped);
+        self.lane.pending_change() == Some(Change::Join(peer)) && !dropped
     }
 
     /// Starts the rebuild of replicas that are not members.
@@ -214,7 +214,14 @@ impl<P: Payload> Primary<P> {
 
     fn ask_source(&mut self, target: PeerId, out: &mut Vec<Action<P>>) {
         let sound = each(self.members).filter(|&peer| self.peers[peer].is_sound_member());
-        let Some(source) = sound.max_by_key(|&peer| self.peers[peer].local) else {
+        let mut source = sound.max_by_key(|&peer| self.peers[peer].local);
+        if self.config.faults.has(Fault::RebuildFromAnyone) {
+            let up = |&peer: &PeerId| peer != target && self.peers[peer].is_up();
+            source = (0..self.peers.len())
+                .filter(up)
+                .min_by_key(|&peer| self.peers[peer].is_member());
+        }
+        let Some(source) = source else {
             return;
         };
         if let Some(rebuild) = self.peers[target].rebuild_mut() {
@@ -236,7 +243,7 @@ impl<P: Payload> Primary<P> {
         let request = Request::Changed {
             after: rebuild.durable,
             from,
-            limit: PAGE,
+            limit: self.config.page,
         };
         let purpose = Purpose::Rebuild {
             target,
@@ -253,6 +260,7 @@ impl<P: Payload> Primary<P> {
         out: &mut Vec<Action<P>>,
     ) {
         let forget_target = self.config.faults.has(Fault::TargetsStampsForgotten);
+        let first_only = self.config.faults.has(Fault::FirstPageOnly);
         let Some(rebuild) = self.peers[target].rebuild_mut().filter(|at| at.round == round) else {
             return;
         };
@@ -262,6 +270,7 @@ impl<P: Payload> Primary<P> {
                     .into_iter()
                     .map(|(chunk, stamp)| (chunk, (stamp, Tick::ZERO)));
                 rebuild.stamps.extend(stamps);
+                let next = next.filter(|_| !first_only);
                 if next.is_none() {
                     rebuild.step = Step::AskTarget;
                 }
@@ -298,6 +307,7 @@ impl<P: Payload> Primary<P> {
     /// before: with equal stamps, not suspect, of a tick of which the target has acknowledged every write.
     fn choose_set(&mut self, target: PeerId, out: &mut Vec<Action<P>>) {
         let skip_equal = self.config.faults.has(Fault::SkipEqualStamps);
+        let forget_suspects = self.config.faults.has(Fault::RebuildForgetsSuspects);
         let Some(rebuild) = self.peers[target].rebuild_mut() else {
             return;
         };
@@ -305,9 +315,12 @@ impl<P: Payload> Primary<P> {
         let was_copied = |source: Tick, target: Tick| {
             source == target && (target <= known || (skip_equal && target != Tick::SUSPECT))
         };
+        let durable = rebuild.durable;
+        let is_forgotten =
+            |source: Tick, target: Tick| forget_suspects && target == Tick::SUSPECT && source <= durable;
         rebuild.queue = std::mem::take(&mut rebuild.stamps)
             .into_iter()
-            .filter(|&(_, (source, target))| !was_copied(source, target))
+            .filter(|&(_, (source, target))| !was_copied(source, target) && !is_forgotten(source, target))
             .map(|(chunk, _)| chunk)
             .collect();
         rebuild.next = if skip_equal { rebuild.queue.len() } else { 0 };
@@ -324,7 +337,7 @@ impl<P: Payload> Primary<P> {
         let rest = rebuild.queue.get(rebuild.next..).unwrap_or_default();
         let batch: Vec<_> = rest
             .iter()
-            .take(PAGE as usize)
+            .take(self.config.page as usize)
             .map(|&chunk| (chunk, Tick::SUSPECT))
             .collect();
         let purpose = Purpose::Rebuild {
@@ -334,7 +347,11 @@ impl<P: Payload> Primary<P> {
         let request = if batch.is_empty() {
             rebuild.step = Step::MarkFlush;
             rebuild.next = 0;
-            Request::Checkpoint { whole: false }
+            if self.config.faults.has(Fault::MarksNotFlushed) {
+                Request::Ping { settled: Tick::ZERO }
+            } else {
+                Request::Checkpoint { whole: false }
+            }
         } else {
             rebuild.next += batch.len();
             Request::Stamp(batch)

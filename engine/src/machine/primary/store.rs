@@ -26,7 +26,6 @@ pub(super) struct PendingChange {
     pub(super) change: Change,
     id: ChangeId,
     record: Record,
-    pub(super) since: Time,
     /// When to send it again; nothing while an answer may come.
     retry_at: Option<Time>,
 }
@@ -79,7 +78,6 @@ impl<P: Payload> Primary<P> {
             change,
             id,
             record,
-            since: self.now,
             retry_at: None,
         });
         self.send_change(out);
@@ -115,6 +113,13 @@ impl<P: Payload> Primary<P> {
             SwapOutcome::Unknown if self.config.faults.has(Fault::LostSwapAssumed) => {
                 let revision = Revision(self.lane.revision.0 + 1);
                 self.change_applied(revision, None, out);
+            }
+            SwapOutcome::Unknown if self.config.faults.has(Fault::UnknownSwapFailed) => {
+                let change = pending.change;
+                self.lane.pending = None;
+                if let Change::Join(peer) = change {
+                    self.drop_rebuild(peer, out);
+                }
             }
             SwapOutcome::Unknown => pending.retry_at = Some(now + self.config.retry),
             SwapOutcome::Conflict => {
@@ -166,9 +171,6 @@ impl<P: Payload> Primary<P> {
             }
         }
         self.change(pending.change, out);
-        if let Some(again) = &mut self.lane.pending {
-            again.since = pending.since;
-        }
     }
 
     fn change_applied(&mut self, revision: Revision, record: Option<Record>, out: &mut Vec<Action<P>>) {

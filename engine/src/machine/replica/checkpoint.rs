@@ -86,6 +86,16 @@ impl<P: Payload> Replica<P> {
             whole,
             release,
         });
+        if whole && self.config.faults.has(Fault::WholeAtOnce) {
+            self.superblock.whole = true;
+            self.commits.add_superblock(After::Failed);
+            self.start_commit(out);
+        }
+        if release && self.config.faults.has(Fault::CleanEarly) {
+            self.superblock.clean = true;
+            self.commits.add_superblock(After::Failed);
+            self.start_commit(out);
+        }
         self.begin_checkpoint(out);
     }
 
@@ -147,6 +157,12 @@ impl<P: Payload> Replica<P> {
 
     fn checkpoint_synced(&mut self, out: &mut Vec<Action<P>>) {
         self.checkpoint.phase = Phase::Stamps;
+        if self.config.faults.has(Fault::CheckpointStampsLast) {
+            self.checkpoint_superblock();
+            self.start_commit(out);
+            self.commits.add_stamps(After::Failed);
+            return;
+        }
         self.commits.add_stamps(After::Stamps);
         self.start_commit(out);
     }
@@ -154,7 +170,12 @@ impl<P: Payload> Replica<P> {
     /// Data and stamps are on disk: now the superblock may say so, and bits may go.
     pub(super) fn checkpoint_superblock(&mut self) {
         self.checkpoint.phase = Phase::Superblock;
-        self.superblock.durable = self.superblock.durable.max(self.checkpoint.noted);
+        let noted = if self.config.faults.has(Fault::DurableNotNoted) {
+            self.told
+        } else {
+            self.checkpoint.noted
+        };
+        self.superblock.durable = self.superblock.durable.max(noted);
         if self.checkpoint.current.iter().any(|asked| asked.whole) {
             self.superblock.whole = true;
         }
@@ -164,6 +185,19 @@ impl<P: Payload> Replica<P> {
         let sectors = self.clear_intent();
         self.commits.add_intent(sectors);
         self.commits.add_superblock(After::Checkpoint);
+    }
+
+    /// A new session is being opened: what older ones asked a checkpoint for beside its durability does not hold any more
+    /// (D10). Their release would otherwise call clean what the new session writes.
+    pub(super) fn forget_wishes(&mut self) {
+        if self.config.faults.has(Fault::LateRelease) {
+            return;
+        }
+        let checkpoint = &mut self.checkpoint;
+        for asked in checkpoint.current.iter_mut().chain(&mut checkpoint.next) {
+            asked.release = false;
+            asked.whole = false;
+        }
     }
 
     fn clear_intent(&mut self) -> Vec<u32> {

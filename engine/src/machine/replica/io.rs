@@ -91,8 +91,17 @@ impl<P: Payload> Replica<P> {
             self.respond(session, id, Reply::Refused(Refusal::Malformed), out);
             return;
         }
+        if self.config.faults.has(Fault::DuplicateAnswered) && self.writes.iter().any(|(_, job)| job.id == id)
+        {
+            self.respond(session, id, Reply::Done, out);
+            return;
+        }
         let mut sectors = Vec::new();
-        let next = self.commits.next_number();
+        let next = if self.config.faults.has(Fault::WrongCommitAwaited) {
+            self.commits.started
+        } else {
+            self.commits.next_number()
+        };
         let wait_for = self
             .regions
             .enter(self.geometry.regions_of(range), next, &mut sectors);
@@ -139,8 +148,13 @@ impl<P: Payload> Replica<P> {
             self.regions.leave(self.geometry.regions_of(range), None);
             return;
         }
+        let is_zero = matches!(content, Content::Zero(_));
         for chunk in self.geometry.chunks_of(range) {
             match rule {
+                StampRule::Raise if is_zero && self.config.faults.has(Fault::ZeroNotStamped) => {}
+                StampRule::Set if self.config.faults.has(Fault::CopyStampEarly) => {
+                    self.stamps.set(Chunk(chunk), tick);
+                }
                 StampRule::Raise if self.config.faults.has(Fault::StampLowered) => {
                     self.stamps.set(Chunk(chunk), tick);
                 }

@@ -98,13 +98,17 @@ pub struct Replica<P> {
 impl<P: Payload> Replica<P> {
     /// The replica that a metadata file describes. Nothing is written before the first session is opened. A replica that
     /// is marked as failed is opened too, and answers every request with that.
-    pub fn load(now: Time, config: ReplicaConfig, image: MetaImage) -> Self {
+    pub fn load(now: Time, mut config: ReplicaConfig, image: MetaImage) -> Self {
         let MetaImage {
             mut superblock,
             intent,
             stamps,
             ..
         } = image;
+        let opened_before = superblock.epoch > Epoch::ZERO;
+        if opened_before && config.faults.has(Fault::IncarnationKept) {
+            config.incarnation = superblock.incarnation;
+        }
         let mut stamps = StampTable::loaded(stamps);
         let mut intent = intent;
         if superblock.clean {
@@ -138,7 +142,11 @@ impl<P: Payload> Replica<P> {
             stamps,
             commits: Commits::default(),
             checkpoint: Checkpoint::new(),
-            told: Tick::ZERO,
+            told: if config.faults.has(Fault::NotedSettledBelieved) {
+                superblock.settled
+            } else {
+                Tick::ZERO
+            },
             session: None,
             opening: None,
             opened_clean: false,
@@ -344,6 +352,9 @@ impl<P: Payload> Replica<P> {
             self.respond(session, id, Reply::Failed(cause), out);
         }
         self.commits.abandon();
+        if self.config.faults.has(Fault::FailureNotNoted) {
+            return;
+        }
         self.commits.add_superblock(After::Failed);
         self.start_commit(out);
     }

@@ -85,6 +85,7 @@ impl<P: Payload> Replica<P> {
         }
         self.attempt = (open.epoch, open.attempt);
         self.drop_waiting_writes();
+        self.forget_wishes();
         self.opening = Some(Opening {
             session,
             id,
@@ -95,14 +96,16 @@ impl<P: Payload> Replica<P> {
     }
 
     fn refusal(&self, open: &Open) -> Option<Refusal> {
-        if open.identity != self.superblock.identity {
+        if open.identity != self.superblock.identity && !self.config.faults.has(Fault::IdentityIgnored) {
             return Some(Refusal::Identity);
         }
         let newest = self.superblock.epoch;
         if open.epoch < newest && !self.config.faults.has(Fault::OldEpochAccepted) {
             return Some(Refusal::Epoch(newest));
         }
-        if (open.epoch, open.attempt) < self.attempt && !self.config.faults.has(Fault::OldEpochAccepted) {
+        let faults = self.config.faults;
+        let any_attempt = faults.has(Fault::OldEpochAccepted) || faults.has(Fault::AttemptIgnored);
+        if (open.epoch, open.attempt) < self.attempt && !any_attempt {
             return Some(Refusal::Session);
         }
         match open.expects {
@@ -132,7 +135,7 @@ impl<P: Payload> Replica<P> {
         let superblock = &mut self.superblock;
         let on_disk = superblock.epoch >= open.epoch
             && superblock.incarnation == self.config.incarnation
-            && !superblock.clean;
+            && (!superblock.clean || self.config.faults.has(Fault::CleanNotCleared));
         self.opened_clean = superblock.clean;
         if on_disk && !self.commits.is_under_way() {
             self.session_opened((open.epoch, open.attempt), out);
@@ -141,7 +144,7 @@ impl<P: Payload> Replica<P> {
         superblock.epoch = superblock.epoch.max(open.epoch);
         superblock.incarnation = self.config.incarnation;
         superblock.boot = self.config.boot;
-        superblock.clean = false;
+        superblock.clean = superblock.clean && self.config.faults.has(Fault::CleanNotCleared);
         // Persist, then answer (D5).
         if self.config.faults.has(Fault::EpochNotPersisted) {
             self.session_opened((open.epoch, open.attempt), out);
@@ -203,6 +206,10 @@ impl<P: Payload> Replica<P> {
         }
         if let Some(current) = &mut self.session {
             current.role = role;
+        }
+        if self.config.faults.has(Fault::RaiseNotNoted) {
+            self.raised(session, id, out);
+            return;
         }
         self.superblock.epoch = epoch;
         self.attempt.0 = self.attempt.0.max(epoch);

@@ -301,3 +301,24 @@ fn an_older_epoch_is_refused() {
     );
     assert_eq!(bench.replies(), [Reply::Refused(Refusal::Session)]);
 }
+
+/// Seeds 60287 and 353212: a release that a slow disk finished under the next primary called clean what that one wrote.
+#[test]
+fn a_release_that_a_newer_session_has_overtaken_does_not_make_it_clean() {
+    let mut bench = Bench::load(BOOT, |_| {});
+    bench.open(1);
+    bench.settle();
+    let settled = Tick::new(Epoch(1), 1);
+    bench.ask(Request::Release { settled });
+    let sync = bench.disk();
+    assert!(matches!(sync[..], [(_, DiskOp::SyncData)]));
+    bench.open(2);
+    bench.settle();
+    bench.write(0, 1);
+    for (id, _) in sync {
+        bench.done(id);
+    }
+    bench.settle();
+    assert!(!bench.replica.superblock().clean, "D10");
+    assert_eq!(bench.replica.set_regions(), 1);
+}

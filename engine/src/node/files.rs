@@ -1,41 +1,32 @@
-//! A replica on this node: its machine behind a lock, its files, and how a disk operation of the machine is done.
+//! The two files of an open replica, and how a disk operation of its machine is done on them.
 //!
 //! Does what the machine says, once, and reports the outcome; decides nothing and retries nothing.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::disk::{BlockFile, ReplicaFiles, is_out_of_space};
-use crate::format::{FailCause, Superblock};
+use crate::disk::{BlockFile, is_out_of_space};
+use crate::format::FailCause;
 use crate::geometry::ByteRange;
 use crate::io::{AlignedBuf, Data, MAX_REQUEST};
-use crate::machine::replica::{Action, DiskDone, DiskError, DiskOp, Event, MetaWrite, ReplicaConfig};
-use crate::machine::{Replica, Time};
-
-use super::{Claim, clock};
+use crate::machine::replica::{DiskDone, DiskError, DiskOp, MetaWrite};
 
 /// Free bytes below which a pool that has refused a write still counts as full, if a twentieth of the pool is not less.
 const FULL_BELOW: u64 = 64 << 20;
-
-/// How often a closing looks whether the last operation is done.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 const READ: &str = "read of the data";
 const WRITE: &str = "write of the data";
 const ZERO: &str = "discard in the data";
 
 /// The outcome of a disk operation.
-type Outcome = Result<DiskDone<Data>, DiskError>;
+pub(super) type Outcome = Result<DiskDone<Data>, DiskError>;
 
-struct Files {
+struct Pair {
     data: Arc<dyn BlockFile>,
     meta: Arc<dyn BlockFile>,
-    _claim: Claim,
 }
 
 /// What went wrong with the files, in words.
@@ -47,59 +38,32 @@ struct Trouble {
     no_space: bool,
 }
 
-struct Machine {
-    replica: Replica<Data>,
-    /// Kept for its memory.
-    actions: Vec<Action<Data>>,
-}
-
-/// One replica of this node, open.
-pub(super) struct LocalReplica {
+/// The open files of a replica.
+pub(super) struct Files {
     dir: PathBuf,
-    machine: Mutex<Machine>,
     /// Gone once closed; with the last descriptor goes the lock on the replica.
-    files: RwLock<Option<Files>>,
+    pair: RwLock<Option<Pair>>,
     trouble: Mutex<Trouble>,
 }
 
-impl LocalReplica {
-    /// The replica of these files. `loaded_at` is when the machine takes itself to be loaded.
-    pub(super) fn new(
-        dir: &Path,
-        files: ReplicaFiles,
-        claim: Claim,
-        config: ReplicaConfig,
-        loaded_at: Time,
-    ) -> Self {
-        let ReplicaFiles { data, meta, image } = files;
+impl Files {
+    pub(super) fn new(dir: &Path, data: Arc<dyn BlockFile>, meta: Arc<dyn BlockFile>) -> Self {
         Self {
             dir: dir.to_owned(),
-            machine: Mutex::new(Machine {
-                replica: Replica::load(loaded_at, config, image),
-                actions: Vec::new(),
-            }),
-            files: RwLock::new(Some(Files {
-                data,
-                meta,
-                _claim: claim,
-            })),
+            pair: RwLock::new(Some(Pair { data, meta })),
             trouble: Mutex::default(),
         }
     }
 
-    /// Steps the machine, and gives each action to `execute` while the machine is still locked.
-    pub(super) fn step(&self, event: Event<Data>, execute: impl FnMut(Action<Data>)) {
-        let mut machine = self.machine.lock();
-        let Machine { replica, actions } = &mut *machine;
-        // The time is read under the lock, so that the machine never sees it go back.
-        replica.handle(clock::now(), event, actions);
-        actions.drain(..).for_each(execute);
+    /// Where they lie.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Does a disk operation that the page cache takes or gives without waiting for the disk; gives any other back.
     pub(super) fn execute_at_once(&self, op: DiskOp<Data>) -> Result<Outcome, DiskOp<Data>> {
-        let guard = self.files.try_read();
-        let Some(files) = guard.as_ref().and_then(|files| files.as_ref()) else {
+        let guard = self.pair.try_read();
+        let Some(files) = guard.as_ref().and_then(|pair| pair.as_ref()) else {
             return Ok(Err(DiskError::Io));
         };
         let data = files.data.as_ref();
@@ -128,8 +92,8 @@ impl LocalReplica {
     /// Does a disk operation.
     pub(super) fn execute(&self, op: DiskOp<Data>) -> Outcome {
         // A closing is under way or done if this fails: nothing may reach the files any more.
-        let guard = self.files.try_read();
-        let Some(files) = guard.as_ref().and_then(|files| files.as_ref()) else {
+        let guard = self.pair.try_read();
+        let Some(files) = guard.as_ref().and_then(|pair| pair.as_ref()) else {
             return Err(DiskError::Io);
         };
         let data = files.data.as_ref();
@@ -163,21 +127,9 @@ impl LocalReplica {
         DiskError::Io
     }
 
-    /// The superblock as the machine has it.
-    pub(super) fn superblock(&self) -> Superblock {
-        *self.machine.lock().replica.superblock()
-    }
-
-    /// Regions whose intent bit is set.
-    pub(super) fn set_regions(&self) -> usize {
-        self.machine.lock().replica.set_regions()
-    }
-
-    /// Why the replica has failed, in words, if it has.
-    pub(super) fn failure(&self) -> Option<String> {
-        let cause = self.machine.lock().replica.superblock().failed?;
-        let seen = self.trouble.lock().error.clone();
-        Some(seen.unwrap_or_else(|| describe(cause).to_owned()))
+    /// The first error that was seen, in words.
+    pub(super) fn first_error(&self) -> Option<String> {
+        self.trouble.lock().error.clone()
     }
 
     /// Whether the pool has refused a write and still has no room.
@@ -196,28 +148,13 @@ impl LocalReplica {
 
     /// Bytes that the data file takes up in its pool; nothing once it is closed, or while it is being.
     pub(super) fn allocated(&self) -> Option<u64> {
-        let guard = self.files.try_read()?;
+        let guard = self.pair.try_read()?;
         guard.as_ref()?.data.allocated().ok()
     }
 
-    /// Closes the files once the machine has nothing under way on them (a failure is noted on disk even after everyone
-    /// was told of it), and with them gives the lock on the replica back. Whether that came about within `patience`.
-    pub(super) fn close(&self, patience: Duration) -> bool {
-        let until = Instant::now() + patience;
-        while !self.machine.lock().replica.is_quiet() {
-            // Not to be waited for with the lock asked for: that alone would fail the operations which still run.
-            if Instant::now() >= until {
-                return false;
-            }
-            thread::sleep(LOOK_AGAIN);
-        }
-        match self.files.try_write_until(until) {
-            Some(mut files) => {
-                *files = None;
-                true
-            }
-            None => false,
-        }
+    /// Closes them, and with them gives the lock on the replica back. Nothing may be under way on them.
+    pub(super) fn close(&self) {
+        *self.pair.write() = None;
     }
 }
 

@@ -1,0 +1,309 @@
+//! A replica of this node while it is open: its machine behind a lock, its files, and the sessions that it serves, of
+//! this node's primary and of others' alike. Decides nothing: whom it serves and what it writes is the machine's.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use super::drive::VolumeTodo;
+use super::executor::Lane;
+use super::files::{Files, describe};
+use super::round::{Disk, Round, Todo, Turnstile};
+use super::status::ReplicaStatus;
+use super::timer::Alarm;
+use super::volume::Volume;
+use super::{Node, clock};
+use crate::disk::ReplicaFiles;
+use crate::format::{ReplicaIdentity, Superblock};
+use crate::geometry::Geometry;
+use crate::ids::{Epoch, Incarnation};
+use crate::io::Data;
+use crate::link::ReplicaSession;
+use crate::machine::replica::{Action, Event, ReplicaConfig};
+use crate::machine::{Replica, Request, RequestId, SessionId, Time};
+
+/// Threads that one replica keeps busy with syncs of its two files at most: the machine has one of each under way.
+const SYNCS: usize = 2;
+/// Threads that one replica keeps busy at most with requests that wait for the disk: how deep the disk's queue gets.
+const WAITING: usize = 16;
+
+/// The replica's shares of the node's threads. Syncs have their own: they are what everyone waits for.
+pub(super) struct Lanes {
+    pub(super) syncs: Lane,
+    pub(super) data: Lane,
+}
+
+/// Who is at the other end of a session.
+pub(super) enum Caller {
+    /// The primary on this node.
+    Local(Weak<Volume>),
+    /// One on another node.
+    Remote(Arc<ReplicaSession>),
+}
+
+struct Machine {
+    replica: Replica<Data>,
+    sessions: HashMap<SessionId, Caller>,
+    /// No session is taken any more, but what is under way is waited for.
+    closing: bool,
+    /// Nothing is done any more at all.
+    closed: bool,
+    /// Kept for its memory.
+    actions: Vec<Action<Data>>,
+}
+
+impl Machine {
+    /// Whether nobody needs it to stay open: whoever comes next finds the same in its files.
+    fn is_done(&self) -> bool {
+        let superblock = self.replica.superblock();
+        self.sessions.is_empty()
+            && !self.closed
+            && !self.replica.is_in_use()
+            && self.replica.is_quiet()
+            && (superblock.clean || superblock.failed.is_some())
+    }
+}
+
+/// One replica of this node, open.
+pub(super) struct HostedReplica {
+    pub(super) identity: ReplicaIdentity,
+    pub(super) geometry: Geometry,
+    pub(super) incarnation: Incarnation,
+    pub(super) files: Files,
+    pub(super) lanes: Lanes,
+    pub(super) turnstile: Turnstile,
+    machine: Mutex<Machine>,
+    node: Weak<Node>,
+    timer_owner: u64,
+    myself: Weak<HostedReplica>,
+}
+
+impl HostedReplica {
+    /// The replica of these files. `loaded_at` is when the machine takes itself to be loaded: a lease that was granted
+    /// before is counted from then.
+    pub(super) fn new(node: &Arc<Node>, dir: &Path, files: ReplicaFiles, loaded_at: Time) -> Arc<Self> {
+        let ReplicaFiles { data, meta, image } = files;
+        let superblock = image.superblock;
+        let incarnation = Incarnation::from(Uuid::new_v4());
+        let settings = &node.config.replicas;
+        let config = ReplicaConfig {
+            checkpoint_interval: settings.checkpoint_interval,
+            region_idle: settings.region_idle,
+            max_set_regions: settings.max_set_regions,
+            lease: settings.lease,
+            faults: settings.faults,
+            ..ReplicaConfig::new(node.boot, incarnation)
+        };
+        Arc::new_cyclic(|myself| Self {
+            identity: superblock.identity,
+            geometry: superblock.geometry,
+            incarnation,
+            files: Files::new(dir, data, meta),
+            lanes: Lanes {
+                syncs: node.executor.lane(SYNCS),
+                data: node.executor.lane(WAITING),
+            },
+            turnstile: Turnstile::default(),
+            machine: Mutex::new(Machine {
+                replica: Replica::load(loaded_at, config, image),
+                sessions: HashMap::new(),
+                closing: false,
+                closed: false,
+                actions: Vec::new(),
+            }),
+            node: Arc::downgrade(node),
+            timer_owner: node.timers.new_owner(),
+            myself: myself.clone(),
+        })
+    }
+
+    /// Takes a session; not any more once it is being closed.
+    #[must_use]
+    pub(super) fn begin_session(&self, session: SessionId, caller: Caller) -> bool {
+        let mut machine = self.machine.lock();
+        let open = !machine.closing && !machine.closed;
+        if open {
+            machine.sessions.insert(session, caller);
+        }
+        open
+    }
+
+    /// A request over a session. One that comes after the session's end is nobody's any more.
+    pub(super) fn request(
+        self: &Arc<Self>,
+        session: SessionId,
+        id: RequestId,
+        request: Request<Data>,
+        round: &mut Round,
+    ) {
+        let mut machine = self.machine.lock();
+        if machine.sessions.contains_key(&session) {
+            let event = Event::Request { session, id, request };
+            self.step_locked(&mut machine, event, round);
+        }
+    }
+
+    /// A session is over.
+    pub(super) fn end_session(self: &Arc<Self>, session: SessionId, round: &mut Round) {
+        let mut machine = self.machine.lock();
+        if machine.sessions.remove(&session).is_some() {
+            self.step_locked(&mut machine, Event::Closed { session }, round);
+        }
+    }
+
+    /// Steps the machine; what comes of it is for the round.
+    pub(super) fn step(self: &Arc<Self>, event: Event<Data>, round: &mut Round) {
+        self.step_locked(&mut self.machine.lock(), event, round);
+    }
+
+    fn step_locked(self: &Arc<Self>, machine: &mut Machine, event: Event<Data>, round: &mut Round) {
+        if machine.closed {
+            return;
+        }
+        let mut actions = std::mem::take(&mut machine.actions);
+        // The time is read under the lock, so that the machine never sees it go back.
+        machine.replica.handle(clock::now(), event, &mut actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Disk { id, op } => round.push(Todo::Disk(Arc::clone(self), id, op)),
+                Action::Respond { session, id, reply } => match machine.sessions.get(&session) {
+                    Some(Caller::Local(volume)) => {
+                        if let Some(volume) = volume.upgrade() {
+                            let replica = self.identity.replica;
+                            round.push(Todo::Volume(
+                                volume,
+                                VolumeTodo::Reply(replica, session, id, reply),
+                            ));
+                        }
+                    }
+                    Some(Caller::Remote(session)) => {
+                        round.push(Todo::Answer(Arc::clone(session), id, reply));
+                    }
+                    None => {}
+                },
+                Action::SetTimer(at) => {
+                    if let Some(node) = self.node.upgrade() {
+                        let alarm: Weak<dyn Alarm> = self.myself.clone();
+                        node.timers.set(self.timer_owner, 0, at, alarm);
+                    }
+                }
+                Action::Failed(cause) => {
+                    tracing::error!(
+                        volume = %self.identity.volume, replica = %self.identity.replica,
+                        dir = %self.files.dir().display(), "the replica has failed: {}", describe(cause)
+                    );
+                }
+            }
+        }
+        machine.actions = actions;
+        if !machine.closing && machine.is_done() {
+            round.push(Todo::Retire(Arc::clone(self)));
+        }
+    }
+
+    /// Closes it if nobody needs it open.
+    pub(super) fn retire(self: &Arc<Self>) {
+        if let Some(node) = self.node.upgrade() {
+            node.replicas.retire(&node, self);
+        }
+    }
+
+    /// Ends all that is done to it, if it is done. Its files may be closed then.
+    pub(super) fn close_if_done(&self) -> bool {
+        let mut machine = self.machine.lock();
+        let done = machine.is_done();
+        machine.closed |= done;
+        done
+    }
+
+    /// Takes no session any more, and ends those that it has.
+    pub(super) fn cut_off(self: &Arc<Self>) {
+        Round::run(Disk::Elsewhere, |round| {
+            let mut machine = self.machine.lock();
+            machine.closing = true;
+            for (session, caller) in std::mem::take(&mut machine.sessions) {
+                self.step_locked(&mut machine, Event::Closed { session }, round);
+                match caller {
+                    Caller::Remote(session) => session.close(),
+                    Caller::Local(volume) => {
+                        if let Some(volume) = volume.upgrade() {
+                            let replica = self.identity.replica;
+                            round.push(Todo::Volume(volume, VolumeTodo::Unlinked(replica, Some(session))));
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// Ends all that is done to it, if nothing is under way; after [`cut_off`](Self::cut_off). Says whether, and whether it
+    /// was in order.
+    pub(super) fn close_if_quiet(&self) -> Option<bool> {
+        let mut machine = self.machine.lock();
+        if !machine.closed && !machine.replica.is_quiet() {
+            return None;
+        }
+        machine.closed = true;
+        Some(machine.replica.superblock().clean)
+    }
+
+    /// Whether nothing is under way on its files.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.machine.lock().replica.is_quiet()
+    }
+
+    /// The superblock as the machine has it.
+    pub(super) fn superblock(&self) -> Superblock {
+        *self.machine.lock().replica.superblock()
+    }
+
+    /// The newest epoch that it has accepted.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.superblock().epoch
+    }
+
+    /// Why it has failed, in words, if it has.
+    pub(super) fn failure(&self) -> Option<String> {
+        let cause = self.superblock().failed?;
+        Some(
+            self.files
+                .first_error()
+                .unwrap_or_else(|| describe(cause).to_owned()),
+        )
+    }
+
+    /// What there is to know of it now.
+    pub(super) fn status(&self) -> ReplicaStatus {
+        let failure = self.failure();
+        let machine = self.machine.lock();
+        let superblock = *machine.replica.superblock();
+        let (set_regions, sessions) = (machine.replica.set_regions(), machine.sessions.len());
+        drop(machine);
+        ReplicaStatus {
+            volume: self.identity.volume,
+            replica: self.identity.replica,
+            incarnation: self.incarnation,
+            failure,
+            epoch: superblock.epoch,
+            durable: superblock.durable,
+            settled: superblock.settled,
+            whole: superblock.whole,
+            clean: superblock.clean,
+            set_regions,
+            sessions,
+            allocated: self.files.allocated(),
+            pool_full: self.files.is_pool_full(),
+        }
+    }
+}
+
+impl Alarm for HostedReplica {
+    fn ring(&self, _: u32) {
+        if let Some(replica) = self.myself.upgrade() {
+            Round::run(Disk::Elsewhere, |round| replica.step(Event::Timer, round));
+        }
+    }
+}

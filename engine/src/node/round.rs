@@ -1,0 +1,164 @@
+//! A round: what one thread has to execute after it stepped a machine, and what follows from that, until nothing is left.
+//!
+//! Steps happen under the machines' locks, execution outside of them. A volume's lock may be held while a replica's is
+//! taken, never the other way round. What goes to other nodes goes before anything is done to a disk here.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::drive::VolumeTodo;
+use super::files::Outcome;
+use super::replica::HostedReplica;
+use super::volume::Volume;
+use super::way::Way;
+use crate::io::Data;
+use crate::link::ReplicaSession;
+use crate::machine::replica::{self, DiskId, DiskOp};
+use crate::machine::{Reply, RequestId};
+
+/// Something to execute, outside of any lock.
+pub(super) enum Todo {
+    Volume(Arc<Volume>, VolumeTodo),
+    Disk(Arc<HostedReplica>, DiskId, DiskOp<Data>),
+    Answer(Arc<ReplicaSession>, RequestId, Reply<Data>),
+    /// Nobody uses the replica any more, and it is in order.
+    Retire(Arc<HostedReplica>),
+}
+
+thread_local! {
+    /// The queue of this thread's last round, for its memory.
+    static SPARE: Cell<VecDeque<Todo>> = const { Cell::new(VecDeque::new()) };
+}
+
+/// What a round may do on its own thread.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Disk {
+    /// Wait for the disk, once, if no other front end's thread of this replica does: that saves a hop where there is
+    /// one request at a time, and leaves the front end's other threads free where there are many.
+    MayWait,
+    /// Touch the disk, but not wait for it.
+    MayTouch,
+    /// Neither.
+    Elsewhere,
+}
+
+/// The right of one front end's thread to wait for the disk itself.
+#[derive(Default)]
+pub(super) struct Turnstile(AtomicBool);
+
+impl Turnstile {
+    fn enter(&self) -> bool {
+        !self.0.swap(true, Ordering::Acquire)
+    }
+
+    fn leave(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// What is left to do in a round.
+pub(super) struct Round {
+    disk: Disk,
+    todo: VecDeque<Todo>,
+    /// Ways to other nodes on which something waits to be sent.
+    sends: Vec<Arc<Way>>,
+}
+
+impl Round {
+    /// Begins with what `begin` finds to be done, and goes on until all is done.
+    pub(super) fn run(disk: Disk, begin: impl FnOnce(&mut Self)) {
+        let mut round = Self {
+            disk,
+            todo: SPARE.take(),
+            sends: Vec::new(),
+        };
+        begin(&mut round);
+        loop {
+            for way in std::mem::take(&mut round.sends) {
+                way.send_queued();
+            }
+            let Some(next) = round.todo.pop_front() else {
+                break;
+            };
+            round.execute(next);
+        }
+        SPARE.set(round.todo);
+    }
+
+    pub(super) fn push(&mut self, todo: Todo) {
+        self.todo.push_back(todo);
+    }
+
+    /// Something has been queued on this way.
+    pub(super) fn push_send(&mut self, way: &Arc<Way>) {
+        if !self.sends.iter().any(|known| Arc::ptr_eq(known, way)) {
+            self.sends.push(Arc::clone(way));
+        }
+    }
+
+    fn execute(&mut self, next: Todo) {
+        match next {
+            Todo::Volume(volume, todo) => volume.execute(todo, self),
+            Todo::Disk(replica, id, op) => self.execute_disk(&replica, id, op),
+            Todo::Answer(session, id, reply) => answer(&session, id, &reply),
+            Todo::Retire(replica) if self.disk == Disk::Elsewhere => {
+                let lane = replica.lanes.data.clone();
+                lane.run(move || replica.retire());
+            }
+            Todo::Retire(replica) => replica.retire(),
+        }
+    }
+
+    fn execute_disk(&mut self, replica: &Arc<HostedReplica>, id: DiskId, op: DiskOp<Data>) {
+        if self.disk == Disk::Elsewhere {
+            execute_elsewhere(replica, id, op);
+            return;
+        }
+        let result = match replica.files.execute_at_once(op) {
+            Ok(result) => result,
+            // What else there is to do has to be begun first.
+            Err(op) if self.disk == Disk::MayWait && self.todo.is_empty() && replica.turnstile.enter() => {
+                self.disk = Disk::MayTouch;
+                let result = replica.files.execute(op);
+                replica.turnstile.leave();
+                result
+            }
+            Err(op) => {
+                execute_elsewhere(replica, id, op);
+                return;
+            }
+        };
+        self.disk_done(replica, id, result);
+    }
+
+    fn disk_done(&mut self, replica: &Arc<HostedReplica>, id: DiskId, result: Outcome) {
+        replica.step(replica::Event::Disk { id, result }, self);
+    }
+}
+
+fn execute_elsewhere(replica: &Arc<HostedReplica>, id: DiskId, op: DiskOp<Data>) {
+    let lane = match op {
+        DiskOp::SyncData | DiskOp::CommitMeta(_) => &replica.lanes.syncs,
+        DiskOp::Read(_) | DiskOp::ReadOrHole(_) | DiskOp::Write { .. } | DiskOp::Zero(_) => {
+            &replica.lanes.data
+        }
+    };
+    let replica = Arc::clone(replica);
+    lane.run(move || {
+        let result = replica.files.execute(op);
+        Round::run(Disk::MayTouch, |round| round.disk_done(&replica, id, result));
+    });
+}
+
+/// Answers a primary on another node.
+pub(super) fn answer(session: &ReplicaSession, id: RequestId, reply: &Reply<Data>) {
+    if let Err(error) = session.reply(id, reply)
+        && session.ended().is_none()
+    {
+        // It waits for this answer for ever otherwise.
+        tracing::warn!(node = %session.peer().node, %error, "an answer could not be sent; the session is closed");
+        session.close();
+    }
+}

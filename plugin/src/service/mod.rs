@@ -1,0 +1,135 @@
+//! What the faces (Docker driver, API) ask of the daemon. Owns the trait and its errors; decides nothing.
+
+mod cluster;
+mod node;
+mod replica;
+mod rfc3339;
+mod volume;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+use crate::options::VolumeRequest;
+
+pub use cluster::{
+    CapacityView, ClassRequest, ClassView, ClusterView, DefaultClass, LabelChange, NodePoolView, NodeView,
+    NodeVolumeView, StoreMemberView, StoreView,
+};
+pub use node::{PoolRequest, PoolView, StatusView};
+pub use replica::ReplicaDiskView;
+pub use volume::{AttachedView, ReplicaView, VolumeView};
+
+/// Why a request about a volume was not carried out. The message is for a person: it names the volume and says what
+/// to do.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ServiceError {
+    /// There is no such volume. This is knowledge, not the absence of it: [`ServiceError::Unavailable`] is that.
+    #[error("there is no volume {0:?}; `bulkhead volume list` shows those that exist")]
+    NotFound(String),
+    /// The volume exists and is not what was asked for.
+    #[error("{0}")]
+    Conflict(String),
+    /// Something uses the volume, or another operation on it is under way.
+    #[error("{0}")]
+    Busy(String),
+    /// What was asked for cannot be.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no such thing, and it is not a volume.
+    #[error("{0}")]
+    NoSuch(String),
+    /// There is no room for it.
+    #[error("{0}")]
+    NoSpace(String),
+    /// Nothing is known at present: the store is out of reach, or the daemon is still starting.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It was tried and did not work.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// This node and its pools.
+#[async_trait]
+pub trait NodeService: Send + Sync + 'static {
+    /// How things are. Answers at once.
+    async fn status(&self) -> Result<StatusView, ServiceError>;
+
+    /// The pools of this node.
+    async fn pools(&self) -> Result<Vec<PoolView>, ServiceError>;
+
+    /// Makes a pool. Refused if the device holds something or is in use.
+    async fn add_pool(&self, request: &PoolRequest) -> Result<PoolView, ServiceError>;
+
+    /// Takes a pool out of use. Refused while it holds replicas.
+    async fn remove_pool(&self, id: &str) -> Result<(), ServiceError>;
+}
+
+/// The life of volumes on this node. Every call is idempotent and ends in bounded time; two calls about one volume
+/// take turns, and one stuck volume holds up no other.
+#[async_trait]
+pub trait VolumeService: Send + Sync + 'static {
+    /// Makes a volume. Success if it already exists as asked for, [`ServiceError::Conflict`] if it differs.
+    async fn create(&self, name: &str, request: &VolumeRequest) -> Result<(), ServiceError>;
+
+    /// Deletes a volume and gives its space back. Refused while it is attached anywhere.
+    async fn remove(&self, name: &str) -> Result<(), ServiceError>;
+
+    /// Mounts a volume on this node, if it is not, and says where.
+    async fn mount(&self, name: &str) -> Result<PathBuf, ServiceError>;
+
+    /// Nobody who asked for the mount needs it any longer. If something else still holds the file system, the volume
+    /// is released as soon as that ends, without being asked again.
+    async fn unmount(&self, name: &str) -> Result<(), ServiceError>;
+
+    /// Whether a process outside of this daemon (a container) can reach the mounted file system.
+    async fn in_use(&self, name: &str) -> Result<bool, ServiceError>;
+
+    /// The volume as it is known here. Answers at once; [`ServiceError::NotFound`] only if it is known not to exist.
+    async fn get(&self, name: &str) -> Result<VolumeView, ServiceError>;
+
+    /// All volumes, by name. Answers at once.
+    async fn list(&self) -> Result<Vec<VolumeView>, ServiceError>;
+}
+
+/// The cluster that this node belongs to: its nodes, storage classes and store. What only looks answers from what this
+/// node knows, at once and also while the store is away; answers then say as of when they are true.
+#[async_trait]
+pub trait ClusterService: Send + Sync + 'static {
+    /// The cluster at a glance.
+    async fn cluster(&self) -> Result<ClusterView, ServiceError>;
+
+    /// The store, asked right now; within its deadline.
+    async fn store(&self) -> Result<StoreView, ServiceError>;
+
+    /// All nodes, by name.
+    async fn nodes(&self) -> Result<Vec<NodeView>, ServiceError>;
+
+    /// The node of a name, an id, or the beginning of an id, with the volumes that it has to do with.
+    async fn node(&self, name: &str) -> Result<NodeView, ServiceError>;
+
+    /// Changes labels of a node.
+    async fn label_node(&self, name: &str, change: &LabelChange) -> Result<NodeView, ServiceError>;
+
+    /// All storage classes, by name.
+    async fn classes(&self) -> Result<Vec<ClassView>, ServiceError>;
+
+    /// The storage class of a name.
+    async fn class(&self, name: &str) -> Result<ClassView, ServiceError>;
+
+    /// Makes a storage class. Success if it exists as asked for.
+    async fn create_class(&self, request: &ClassRequest) -> Result<ClassView, ServiceError>;
+
+    /// Deletes a storage class; refused while it is the default one. Its volumes stay as they are.
+    async fn delete_class(&self, name: &str) -> Result<(), ServiceError>;
+
+    /// Chooses the class that volumes without one take from now on, or none.
+    async fn set_default_class(&self, name: Option<&str>) -> Result<(), ServiceError>;
+}
+
+/// All that the command line asks about this node and its cluster.
+pub trait Management: NodeService + ClusterService {}
+
+impl<T: NodeService + ClusterService> Management for T {}

@@ -1,0 +1,83 @@
+//! This node and its pools as the faces show them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use bulkhead_cluster::schema::IoPriority;
+use serde::{Deserialize, Serialize};
+
+use super::{StoreView, rfc3339};
+
+/// What a person wants as a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolRequest {
+    /// A block device, or a file that is made if it does not exist.
+    pub device: PathBuf,
+    /// Size of a file that is made, in bytes.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// How fast it is; found out if it is not given.
+    #[serde(default)]
+    pub priority: Option<IoPriority>,
+}
+
+/// A pool, as the faces show it. Sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolView {
+    /// Its identity.
+    pub id: String,
+    /// The device or file.
+    pub device: PathBuf,
+    /// What it is made of: ssd, hdd, …
+    pub medium: String,
+    /// How fast it is.
+    pub priority: String,
+    /// What it can hold.
+    pub capacity: u64,
+    /// What its volumes may grow to; may be more than the capacity.
+    pub promised: u64,
+    /// What they take now.
+    pub used: u64,
+    /// What is free on its disk.
+    pub free: u64,
+    /// Number of replicas on it.
+    pub replicas: usize,
+    /// Whether it can be used.
+    pub healthy: bool,
+    /// Its state in words.
+    pub status: String,
+}
+
+/// This node and all that it knows, on one screen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Version of the daemon.
+    pub version: String,
+    /// Name of the node.
+    pub node: String,
+    /// Its identity.
+    pub node_id: String,
+    /// Its state, as the others see it: init, ok, offline, …
+    pub state: String,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Its identity.
+    pub cluster_id: String,
+    /// Number of nodes by state.
+    pub nodes: BTreeMap<String, usize>,
+    /// The store.
+    pub store: StoreView,
+    /// Since when the daemon runs.
+    #[serde(with = "rfc3339")]
+    pub started_at: SystemTime,
+    /// Whether everything is all right.
+    pub healthy: bool,
+    /// What is wrong and what to do, one sentence each.
+    pub problems: Vec<String>,
+    /// Pools of this node.
+    pub pools: Vec<PoolView>,
+    /// Number of volumes by state.
+    pub volumes: BTreeMap<String, usize>,
+}

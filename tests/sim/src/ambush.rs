@@ -1,0 +1,115 @@
+//! Things that go wrong at a chosen moment: when a message of a certain kind is sent, whoever takes part is struck.
+
+use bulkhead_engine::machine::Request;
+use bulkhead_engine::machine::protocol::StampRule;
+
+use crate::disk::Sectors;
+use crate::plan::{MS, Ns};
+use crate::world::{Ev, World, tell};
+
+/// A moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// A session is opened.
+    Opening,
+    /// The next epoch is told.
+    Raising,
+    /// A chunk is copied.
+    Copying,
+    /// Stamps are set.
+    Stamping,
+    /// Everything is to be made durable.
+    Checkpointing,
+    /// A volume is released.
+    Releasing,
+    /// The record is swapped.
+    Swapping,
+    /// A primary begins to serve.
+    Serving,
+}
+
+/// Every moment.
+pub const MOMENTS: &[Moment] = &[
+    Moment::Opening,
+    Moment::Raising,
+    Moment::Copying,
+    Moment::Stamping,
+    Moment::Checkpointing,
+    Moment::Releasing,
+    Moment::Swapping,
+    Moment::Serving,
+];
+
+/// Who is struck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    /// The primary's node.
+    Primary,
+    /// The replica's node; the primary's, where no replica takes part.
+    Replica,
+    /// All nodes.
+    All,
+}
+
+/// An ambush that waits for its moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ambush {
+    /// When.
+    pub moment: Moment,
+    /// How many such moments are let pass.
+    pub skip: u32,
+    /// How long after it, at most.
+    pub within: Ns,
+    /// Who.
+    pub victim: Victim,
+    /// Whether power is lost; else the process is killed.
+    pub power: bool,
+    /// For how long.
+    pub down: Ns,
+}
+
+/// The moment of a request, if it is one.
+pub fn moment_of(request: &Request<Sectors>) -> Option<Moment> {
+    Some(match request {
+        Request::Open(_) => Moment::Opening,
+        Request::Raise { .. } => Moment::Raising,
+        Request::Write {
+            stamp: StampRule::Set,
+            ..
+        }
+        | Request::Zero {
+            stamp: StampRule::Set,
+            ..
+        } => Moment::Copying,
+        Request::Stamp(_) | Request::Restamp { .. } => Moment::Stamping,
+        Request::Checkpoint { .. } => Moment::Checkpointing,
+        Request::Release { .. } => Moment::Releasing,
+        _ => return None,
+    })
+}
+
+impl World {
+    /// A moment has come: ambushes that waited for it strike a little later.
+    pub(crate) fn moment(&mut self, moment: Moment, primary: usize, replica: usize) {
+        let Some(index) = self.ambushes.iter().position(|ambush| ambush.moment == moment) else {
+            return;
+        };
+        let ambush = &mut self.ambushes[index];
+        if ambush.skip > 0 {
+            ambush.skip -= 1;
+            return;
+        }
+        let ambush = self.ambushes.remove(index);
+        tell!(self, "ambush: {ambush:?}");
+        let victims = match ambush.victim {
+            Victim::Primary => vec![primary],
+            Victim::Replica => vec![replica],
+            Victim::All => (0..self.nodes.len()).collect(),
+        };
+        let delay = self.rng.below(ambush.within);
+        for node in victims {
+            let down = ambush.down + self.rng.below(200) * MS;
+            self.at(self.now + delay, Ev::Strike(node, down, ambush.power));
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! How the volume is attached where it is wanted, and what is checked when a primary begins and ends.
+
+use bulkhead_engine::machine::Primary;
+use bulkhead_engine::machine::primary::{EndReason, Event, Phase, SwapOutcome};
+use bulkhead_engine::machine::record::ChangeId;
+
+use crate::node::{Attach, ISOLATION_TIMEOUT, node_id, node_of, primary_config};
+use crate::plan::{MS, Ns};
+use crate::world::{Answer, Ask, Asker, Ev, NodeEv, World, tell};
+
+/// How long an attach waits for the present primary before it goes ahead.
+const PATIENCE: Ns = 1500 * MS;
+
+impl World {
+    /// Sees to it that the volume is attached where it is wanted.
+    pub(crate) fn user(&mut self) {
+        self.at(self.now + 50 * MS, Ev::User);
+        let wanted = &self.nodes[self.wanted];
+        if !wanted.running || wanted.paused_until > self.now + 500 * MS {
+            if self.rng.chance(8) {
+                self.wanted = self.rng.below(self.nodes.len() as u64) as usize;
+                self.wanted_ask = false;
+                tell!(self, "user: wants the volume on node {}", self.wanted);
+            }
+            return;
+        }
+        let node = self.wanted;
+        if self.nodes[node].host.is_some() || self.nodes[node].paused_until > self.now {
+            return;
+        }
+        match self.nodes[node].attach {
+            Attach::Idle => self.read_record(node, self.now),
+            Attach::Waiting { since, until } if until <= self.now => self.read_record(node, since),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn read_record(&mut self, node: usize, since: Ns) {
+        self.nodes[node].attach = Attach::Reading { since };
+        self.ask_store(node, Asker::Attach, Ask::Read);
+    }
+
+    pub(crate) fn store_answered(&mut self, node: usize, asker: Asker, answer: Answer) {
+        match (asker, answer) {
+            (Asker::Primary(term), Answer::Record(record, revision)) => {
+                let record = *record;
+                self.step_primary(node, term, Event::Record { record, revision });
+            }
+            (Asker::Primary(term), Answer::Swapped(change, outcome)) => {
+                tell!(
+                    self,
+                    "node {node}: swap {change:?} of primary {term}: {outcome:?}"
+                );
+                self.step_primary(node, term, Event::Swapped { change, outcome });
+            }
+            (Asker::Primary(term), Answer::Unreachable) => {
+                self.step_primary(node, term, Event::RecordUnreachable)
+            }
+            (Asker::Attach, answer) => self.attach_answered(node, answer),
+            (Asker::Nobody, _) => {}
+        }
+    }
+
+    pub(crate) fn attach_answered(&mut self, node: usize, answer: Answer) {
+        let state = std::mem::take(&mut self.nodes[node].attach);
+        let now = self.now;
+        match (state, answer) {
+            (Attach::Reading { since }, Answer::Record(record, revision)) => {
+                let holder = record.primary.filter(|&primary| primary != node_id(node));
+                let holder = holder.map(|primary| usize::from(primary.to_bytes()[15]));
+                let attached = holder.filter(|&holder| self.nodes[holder].host.is_some());
+                if let Some(holder) = attached.filter(|_| self.wanted_ask && now - since < PATIENCE) {
+                    if self.net.passes(node, holder, now) {
+                        self.later(holder, 2 * MS, NodeEv::Release);
+                    }
+                    let until = now + 200 * MS;
+                    self.nodes[node].attach = Attach::Waiting { since, until };
+                    return;
+                }
+                let Some(next) = record.taken_over(node_id(node)) else {
+                    return;
+                };
+                self.nodes[node].attach = Attach::Swapping {
+                    since,
+                    record: Box::new(next.clone()),
+                    expected: revision,
+                };
+                let ask = Ask::Swap {
+                    change: next.change,
+                    expected: revision,
+                    record: Box::new(next),
+                };
+                self.ask_store(node, Asker::Attach, ask);
+            }
+            (Attach::Swapping { record, .. }, Answer::Swapped(_, SwapOutcome::Applied(revision))) => {
+                self.attach(node, *record, revision);
+            }
+            (
+                Attach::Swapping {
+                    since,
+                    record,
+                    expected,
+                },
+                Answer::Swapped(change, SwapOutcome::Unknown),
+            ) => {
+                // The same change again, until its outcome is known.
+                self.nodes[node].attach = Attach::Swapping {
+                    since,
+                    record: record.clone(),
+                    expected,
+                };
+                let ask = Ask::Swap {
+                    change,
+                    expected,
+                    record,
+                };
+                self.ask_store(node, Asker::Attach, ask);
+            }
+            (
+                Attach::Swapping {
+                    since,
+                    record,
+                    expected,
+                },
+                Answer::Swapped(_, SwapOutcome::Conflict),
+            ) => {
+                self.nodes[node].attach = Attach::Swapping {
+                    since,
+                    record,
+                    expected,
+                };
+                self.ask_store(node, Asker::Attach, Ask::Read);
+            }
+            (Attach::Swapping { since, record, .. }, Answer::Record(now_is, revision)) => {
+                if now_is.change == record.change
+                    && now_is.primary == record.primary
+                    && now_is.epoch == record.epoch
+                {
+                    self.attach(node, *now_is, revision);
+                } else {
+                    let until = now;
+                    self.nodes[node].attach = Attach::Waiting { since, until };
+                }
+            }
+            (state @ Attach::Swapping { .. }, Answer::Unreachable) => {
+                self.nodes[node].attach = state;
+                self.ask_store(node, Asker::Attach, Ask::Read);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn attach(
+        &mut self,
+        node: usize,
+        record: bulkhead_engine::machine::Record,
+        revision: bulkhead_engine::machine::primary::Revision,
+    ) {
+        let term = record.epoch.0;
+        tell!(self, "node {node}: attached as primary of term {term}");
+        let config = primary_config(node, &self.plan, self.geometry, self.faults());
+        let clock = self.nodes[node].clock(self.now);
+        let mut out = Vec::new();
+        let machine = Primary::attach(clock, config, record, revision, &mut out);
+        self.nodes[node].host = Some(Self::new_host(machine, term));
+        for action in out {
+            self.primary_action(node, term, action);
+        }
+        self.step_primary(node, term, Event::Timer);
+    }
+
+    /// A primary has said that it serves.
+    pub(crate) fn serving(&mut self, node: usize, term: u32) {
+        tell!(self, "node {node}: primary {term} serves");
+        self.outcome.served += 1;
+        let Some(host) = self.nodes[node].host.as_mut() else {
+            return;
+        };
+        host.serving = true;
+        let members: Vec<usize> = host
+            .machine
+            .record()
+            .members()
+            .map(|member| node_of(member.id))
+            .collect();
+        let here = |&&member: &&usize| {
+            let at = &self.nodes[member];
+            let member = self.store.record.is_member(self.rid(member));
+            // A primary that is about to learn that it was replaced may count on members that are none.
+            at.powered && !at.failed && at.disk.is_some() && member
+        };
+        let here: Vec<usize> = members.iter().filter(here).copied().collect();
+        let strong = members.iter().any(|&member| self.nodes[member].kept);
+        let mut wrong = None;
+        if let Some((&first, others)) = here.split_first() {
+            for &sector in &self.tracked {
+                for &other in others {
+                    let (one, two) = (self.content(first, sector), self.content(other, sector));
+                    if one != two {
+                        wrong = Some(format!(
+                            "P3: members differ when the primary of term {term} begins to serve: \
+                             sector {sector} is {one} on node {first} and {two} on node {other}"
+                        ));
+                    }
+                }
+            }
+            let content: Vec<u64> = self
+                .tracked
+                .iter()
+                .map(|&sector| self.content(first, sector))
+                .collect();
+            if let Err(error) = self.checker.serving(term, strong, |index| content[index]) {
+                wrong = wrong.or(Some(error));
+            }
+        }
+        for member in members {
+            self.nodes[member].kept = here.contains(&member);
+        }
+        if let Some(wrong) = wrong {
+            self.violate(wrong);
+        }
+        self.later(node, MS, NodeEv::Op(term));
+    }
+
+    /// A primary has ended: the volume is unmounted there.
+    pub(crate) fn ended(&mut self, node: usize, term: u32, reason: EndReason) {
+        tell!(self, "node {node}: primary {term} has ended: {reason}");
+        let left = self
+            .ops
+            .values()
+            .filter(|info| info.node == node && info.term == term)
+            .count();
+        if left > 0 {
+            self.violate(format!(
+                "P5: the primary of term {term} ended with {left} operations unanswered"
+            ));
+        }
+        let record = match self.nodes[node].host.take() {
+            Some(host) if host.machine.phase() == Phase::Ended => host.machine.record().clone(),
+            _ => return,
+        };
+        if reason == EndReason::Released && self.store.record.epoch == record.epoch {
+            // Best effort: the record says that nobody has it.
+            let mut free = self.store.record.clone();
+            free.primary = None;
+            free.change = ChangeId {
+                term: free.epoch,
+                count: u32::MAX,
+            };
+            let ask = Ask::Swap {
+                change: free.change,
+                expected: self.store.revision,
+                record: Box::new(free),
+            };
+            self.ask_store(node, Asker::Nobody, ask);
+        }
+        let contact = self.now.saturating_sub(self.nodes[node].in_contact_since);
+        if reason == EndReason::Isolated && contact > 2 * ISOLATION_TIMEOUT.as_nanos() as Ns {
+            self.violate(format!(
+                "L5: the primary of term {term} gave up as cut off, though it could reach the store all the time"
+            ));
+        }
+        if matches!(reason, EndReason::StoreIsOlder { .. }) {
+            self.violate(format!("the store was taken for an older one: {reason}"));
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The machines of a node, stepped one event at a time, and what is done with what they want done.
+
+use bulkhead_engine::machine::primary;
+use bulkhead_engine::machine::replica::{self, DiskId, DiskOp};
+
+use crate::ambush::{Moment, moment_of};
+use crate::disk::Sectors;
+use crate::net::Way;
+use crate::plan::{MS, SEC};
+use crate::show::{brief, brief_request, show_record};
+use crate::world::{Ask, Asker, Ev, NodeEv, World, tell};
+
+impl World {
+    pub(crate) fn step_replica(&mut self, node: usize, event: replica::Event<Sectors>) {
+        let now = self.now;
+        let at = &mut self.nodes[node];
+        let clock = at.clock(now);
+        let Some(machine) = &mut at.replica else {
+            return;
+        };
+        let mut out = Vec::new();
+        machine.handle(clock, event, &mut out);
+        for action in out {
+            self.replica_action(node, action);
+        }
+    }
+
+    pub(crate) fn replica_action(&mut self, node: usize, action: replica::Action<Sectors>) {
+        match action {
+            replica::Action::Disk { id, op } => self.disk_begin(node, id, op),
+            replica::Action::Respond { session, id, reply } => {
+                let conn = session.0 as usize;
+                tell!(
+                    self,
+                    "node {node}: replica answers {id:?} of {session:?}: {}",
+                    brief(&reply)
+                );
+                let Some(at) = self.net.conns.get(conn).filter(|at| at.open_at_replica) else {
+                    return;
+                };
+                let arrival = self.arrival(
+                    at.replica.node,
+                    at.primary.node,
+                    at.replies.back().map(|last| last.0),
+                );
+                self.net.conns[conn].replies.push_back((arrival, id, reply));
+                self.at(arrival, Ev::Pump(conn, Way::Back));
+            }
+            replica::Action::SetTimer(time) => {
+                let at = self.nodes[node].when(time).max(self.now);
+                self.later(node, at - self.now, NodeEv::ReplicaTimer);
+            }
+            replica::Action::Failed(cause) => {
+                tell!(self, "node {node}: replica has failed: {cause:?}");
+                let now = self.now;
+                let at = &mut self.nodes[node];
+                at.failed = true;
+                at.kept = false;
+                at.lost_at = now;
+            }
+        }
+    }
+
+    pub(crate) fn disk_begin(&mut self, node: usize, id: DiskId, op: DiskOp<Sectors>) {
+        let now = self.now;
+        let typical = match &op {
+            DiskOp::SyncData | DiskOp::CommitMeta(_) => MS,
+            _ => 150_000,
+        };
+        let at = &mut self.nodes[node];
+        let is_sync = matches!(op, DiskOp::SyncData | DiskOp::CommitMeta(_));
+        let slow_sync = is_sync && at.slow_sync > now;
+        let times = match at.slow {
+            _ if slow_sync => 300,
+            (until, times) if until > now => times,
+            _ => 1,
+        };
+        let delay = (self.rng.delay(typical) * times).min(6 * SEC);
+        if let Some(disk) = &mut at.disk {
+            disk.begin(id, op);
+        }
+        self.later(node, delay, NodeEv::Disk(id));
+    }
+
+    pub(crate) fn disk_done(&mut self, node: usize, id: DiskId) {
+        let Some(result) = self.nodes[node]
+            .disk
+            .as_mut()
+            .and_then(|disk| disk.finish(id, &mut self.rng))
+        else {
+            return;
+        };
+        if let Err(error) = &result {
+            tell!(self, "node {node}: disk operation {id:?} fails: {error:?}");
+            if *error == replica::DiskError::Io {
+                self.nodes[node].kept = false;
+                self.nodes[node].lost_at = self.now;
+            }
+        }
+        // A kill between a failed sync and the note of it is beyond what is promised (docs/replication.md).
+        let noted = self.nodes[node].failed && result.is_ok() && self.nodes[node].kill_on_error;
+        self.step_replica(node, replica::Event::Disk { id, result });
+        if noted
+            && self.nodes[node]
+                .replica
+                .as_ref()
+                .is_some_and(|replica| replica.is_quiet())
+        {
+            let delay = self.rng.below(3 * MS);
+            self.kill(node, delay + 200 * MS, false);
+        }
+    }
+
+    pub(crate) fn step_primary(&mut self, node: usize, term: u32, event: primary::Event<Sectors>) {
+        let now = self.now;
+        let at = &mut self.nodes[node];
+        let clock = at.clock(now);
+        let Some(host) = at.host.as_mut().filter(|host| host.term == term) else {
+            return;
+        };
+        let mut out = Vec::new();
+        host.machine.handle(clock, event, &mut out);
+        for action in out {
+            self.primary_action(node, term, action);
+        }
+    }
+
+    pub(crate) fn primary_action(&mut self, node: usize, term: u32, action: primary::Action<Sectors>) {
+        match action {
+            primary::Action::Connect { replica, .. } => self.connect(node, term, replica),
+            primary::Action::Disconnect { session, .. } => self.disconnect(session.0 as usize),
+            primary::Action::Send {
+                session, id, request, ..
+            } => {
+                let conn = session.0 as usize;
+                if let Some(moment) = moment_of(&request) {
+                    self.moment(moment, node, self.net.conns[conn].replica.node);
+                }
+                tell!(
+                    self,
+                    "node {node}: primary {term} sends {id:?} over {session:?}: {}",
+                    brief_request(&request)
+                );
+                let at = &self.net.conns[conn];
+                let arrival = self.arrival(
+                    at.primary.node,
+                    at.replica.node,
+                    at.requests.back().map(|last| last.0),
+                );
+                self.net.conns[conn].requests.push_back((arrival, id, request));
+                self.at(arrival, Ev::Pump(conn, Way::Out));
+            }
+            primary::Action::Complete { id, result } => self.completed(node, term, id, result),
+            primary::Action::Swap {
+                change,
+                expected,
+                record,
+            } => {
+                tell!(
+                    self,
+                    "node {node}: primary {term} swaps {expected:?} {}",
+                    show_record(&record)
+                );
+                let ask = Ask::Swap {
+                    change,
+                    expected,
+                    record: Box::new(record),
+                };
+                self.moment(Moment::Swapping, node, node);
+                self.ask_store(node, Asker::Primary(term), ask);
+            }
+            primary::Action::ReadRecord => self.ask_store(node, Asker::Primary(term), Ask::Read),
+            primary::Action::Serving => {
+                self.moment(Moment::Serving, node, node);
+                self.serving(node, term);
+            }
+            primary::Action::SetTimer(time) => {
+                let at = self.nodes[node].when(time).max(self.now);
+                self.later(node, at - self.now, NodeEv::PrimaryTimer(term));
+            }
+            primary::Action::Ended(reason) => self.ended(node, term, reason),
+        }
+    }
+}
