@@ -9,6 +9,7 @@ use bulkhead_cluster::schema::VolumeSpec;
 use bulkhead_cluster::store::Revision;
 use bulkhead_cluster::volumes::{Attach, NewVolume, Placed, Volumes};
 use bulkhead_engine::ids::NodeId;
+use futures::future::try_join_all;
 use futures::stream::{StreamExt, TryStreamExt, iter};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -43,7 +44,8 @@ fn spec() -> VolumeSpec {
     spec
 }
 
-/// What a volume's record goes through: made, attached for its file system, given back, ready.
+/// What a volume's record goes through: made, reported by each node that has a replica, attached for its file system, given
+/// back, ready.
 async fn create(
     volumes: &Volumes,
     name: &str,
@@ -53,6 +55,8 @@ async fn create(
     let new = NewVolume::new(name, spec(), places, creator)?;
     let begun = volumes.begin_create(&new).await?;
     let id = begun.volume().id;
+    let reports = places.iter().map(|place| volumes.replicas_made(id, place.node));
+    try_join_all(reports).await?;
     let wish = Attach::on(creator, "its creation").while_creating();
     volumes.attach(id, &wish).await?;
     volumes.release(id, creator, Some(wish.attachment)).await?;

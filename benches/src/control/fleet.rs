@@ -19,8 +19,8 @@ use uuid::Uuid;
 
 /// The cluster's name; the store's prefix follows from it as in the daemon.
 pub const CLUSTER: &str = "bench";
-/// The lease of a node.
-pub const TTL: Duration = Duration::from_secs(15);
+/// The lease of a node: the default of the daemon.
+pub const TTL: Duration = Duration::from_secs(10);
 /// Nodes that are started at a time.
 const AT_ONCE: usize = 4;
 /// How long one node may take until it holds all records; a machine with few processors does this for all nodes.
@@ -78,6 +78,7 @@ impl SimNode {
             incarnation: Incarnation::from(Uuid::new_v4()),
             clock: Timestamp::now(),
             condition: NodeCondition::Ok,
+            since: Timestamp::now(),
             extra: Extra::new(),
         };
         let heartbeat = Heartbeat::start(store.clone(), live, TTL, None).await?;

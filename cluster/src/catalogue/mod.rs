@@ -5,6 +5,7 @@
 mod changed;
 mod contents;
 mod file;
+mod promised;
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
