@@ -227,6 +227,23 @@ fn what_is_promised_follows_every_change() {
     assert_eq!(contents.view().group_on("g", place.node), None);
 }
 
+#[test]
+fn only_the_last_change_of_a_key_counts() {
+    let put = |key: &str, revision| {
+        Event::Put(crate::store::Entry {
+            key: key.to_owned(),
+            value: "v".into(),
+            revision: Revision(revision),
+        })
+    };
+    let gone = Event::Delete {
+        key: "a".to_owned(),
+        revision: Revision(3),
+    };
+    let events = [put("a", 1), put("b", 2), gone.clone(), put("c", 4), put("b", 5)];
+    assert_eq!(latest(&events), [&gone, &put("c", 4), &put("b", 5)]);
+}
+
 /// The size that a cluster may have: listing must not take a tenth of a second.
 #[tokio::test]
 async fn ten_thousand_volumes_are_listed_at_once() {
