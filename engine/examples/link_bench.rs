@@ -235,6 +235,7 @@ fn session_run(len: usize, depth: usize, count: usize, data_crc: bool) -> Result
         identity: REPLICA,
         epoch: Epoch(1),
         term: Epoch(1),
+        attached_by: bulkhead_engine::ids::Incarnation::from_u128(7),
         attempt: 1,
         role: Role::Member,
         expects: None,

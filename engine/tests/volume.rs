@@ -248,7 +248,10 @@ fn an_older_epoch_is_refused() {
     place.open(5).unwrap().close(soon()).unwrap();
     let refused = place.open(4).err().unwrap();
     assert!(matches!(refused, OpenError::Ended { .. }), "{refused}");
-    place.open(5).unwrap().close(soon()).unwrap();
+    // Nor the same once more: a record that gives it out twice is an older copy.
+    let refused = place.open(5).err().unwrap();
+    assert!(matches!(refused, OpenError::Ended { .. }), "{refused}");
+    place.open(6).unwrap().close(soon()).unwrap();
 }
 
 #[test]
@@ -259,9 +262,10 @@ fn the_checkpoint_moves_the_durable_tick_and_clears_idle_regions() {
         ..config(1)
     };
     let volume = Volume::open(&place.node, config).unwrap();
+    // The write carries this one or a later one; after it the tick may be raised to one that nothing carries.
+    let written_at = volume.status().tick;
     write(&volume, 0, 1, PAGE).unwrap();
     assert_eq!(local(&volume).set_regions, 1);
-    let written_at = volume.status().tick;
     wait_until("the region is cleared", || local(&volume).set_regions == 0);
     wait_until("the write is durable", || local(&volume).durable >= written_at);
     drop(volume);
@@ -537,4 +541,34 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
         }
         volume.close(soon()).unwrap();
     }
+}
+
+#[test]
+fn a_failure_that_the_disk_did_not_take_note_of_is_remembered() {
+    let place = Place::new();
+    let (volume, data, meta, ended) = place.open_faulty(1);
+    write(&volume, 0, 1, PAGE).unwrap();
+    *meta.write.lock() = Some(libc::EIO);
+    *data.sync.lock() = Some(libc::EIO);
+    assert_eq!(volume.flush(), Err(IoError::Io));
+    assert!(ended.recv_timeout(Duration::from_secs(20)).is_ok());
+    let _ = volume.close(soon());
+    assert!(local(&volume).failure.is_some(), "it stays open and says so");
+    let refused = place.open(2).err().unwrap();
+    assert!(matches!(refused, OpenError::ReplicaFailed { .. }), "{refused}");
+    place.node.close_replica(identity().replica, soon()).unwrap();
+    assert_eq!(
+        disk::inspect(&place.dir).unwrap().superblock.failed,
+        None,
+        "the disk does not know"
+    );
+    let refused = place.open(3).err().unwrap();
+    assert!(matches!(refused, OpenError::ReplicaFailed { .. }), "{refused}");
+
+    // What a person accepts is served again, and the disk knows that too.
+    place.node.pardon_replica(identity().replica, soon()).unwrap();
+    let again = place.open(4).unwrap();
+    assert_eq!(read(&again, 0, 4096).unwrap(), [1; PAGE]);
+    again.close(soon()).unwrap();
+    assert_eq!(disk::inspect(&place.dir).unwrap().superblock.failed, None);
 }

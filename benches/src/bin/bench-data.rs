@@ -115,8 +115,10 @@ fn command(arguments: &Arguments) -> String {
 fn targets(wanted: &[String], sizes: Sizes) -> Result<Vec<Box<dyn Target>>> {
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
     let mut targets: Vec<Box<dyn Target>> = vec![Box::new(Plain::start(sizes)?)];
-    if is_wanted("Bulkhead, 1 replica") {
-        targets.push(Box::new(Replicated::alone(sizes)?));
+    for replicas in 1..=3 {
+        if is_wanted(&format!("Bulkhead, {replicas} replica")) {
+            targets.push(Box::new(Replicated::start(replicas, sizes)?));
+        }
     }
     for replicas in [2, 3] {
         if is_wanted(&format!("GlusterFS, replica {replicas}")) {

@@ -1,45 +1,68 @@
-//! Bulkhead: the daemon under test with a pool in a file, and a volume that is made and mounted as dockerd would do it,
-//! through the driver's socket.
+//! Bulkhead: a volume with one replica on a node by itself, or with several on the hosts of a lab, each in its own namespaces
+//! with a network between them. It is made and mounted as dockerd would do it, through the driver's socket.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use bulkhead_lab::{Bulkhead, Host};
-use serde_json::{Value, json};
+use anyhow::{Context, Result};
+use bulkhead_lab::driver::Driver;
+use bulkhead_lab::store::StoreKind;
+use bulkhead_lab::{Bulkhead, Host, Lab};
 
 use super::cost;
 use super::target::{DISK, MOUNT, Sizes, Target};
 
-/// The driver's socket on a host.
-const SOCKET: &str = "/run/docker/plugins/bulkhead.sock";
 /// The volume that is measured.
 const VOLUME: &str = "target";
-
+/// Who uses it, to the driver.
+const USER: &str = "bench";
 /// Further volumes that are mounted to see what memory they take.
 const IDLE: u32 = 10;
 
 /// A volume.
 pub struct Replicated {
     name: String,
-    daemon: Bulkhead,
+    replicas: u32,
+    driver: Driver,
     host: Arc<Host>,
+    /// Ends before its hosts do.
+    nodes: Nodes,
+}
+
+/// What it runs on.
+enum Nodes {
+    Alone { _daemon: Bulkhead },
+    Cluster(Lab),
 }
 
 impl Replicated {
-    /// A volume with one replica on a node by itself.
-    pub fn alone(sizes: Sizes) -> Result<Self> {
-        let host = Host::start("bench-bulkhead")?;
-        let daemon = Bulkhead::start(&host)?;
+    /// A volume with so many replicas, each on a node of its own. One replica needs no cluster.
+    pub fn start(replicas: u8, sizes: Sizes) -> Result<Self> {
         // The pool has a file system of its own, which takes its share.
-        daemon.add_pool(&format!("{DISK}/pool.img"), &format!("{}G", sizes.volume + 2))?;
-        let target = Self {
-            name: "Bulkhead, 1 replica".to_owned(),
-            daemon,
-            host,
+        let pool = format!("{}G", sizes.volume + 2);
+        let (host, nodes) = if replicas == 1 {
+            let host = Host::start("bench-bulkhead")?;
+            let daemon = Bulkhead::start(&host)?;
+            daemon.add_pool(&format!("{DISK}/pool.img"), &pool)?;
+            (host, Nodes::Alone { _daemon: daemon })
+        } else {
+            let lab = Lab::new(replicas)
+                .label("bench-bulkhead")
+                .store(StoreKind::Etcd)
+                .pool(&pool)
+                .start()?;
+            (lab.host(0).clone(), Nodes::Cluster(lab))
         };
-        target.mount(VOLUME, sizes.volume, 1)?;
-        let at = target.path(VOLUME)?;
+        let target = Self {
+            name: format!(
+                "Bulkhead, {replicas} replica{}",
+                if replicas == 1 { "" } else { "s" }
+            ),
+            replicas: u32::from(replicas),
+            driver: Driver::of(&host),
+            host,
+            nodes,
+        };
+        let at = target.mount(VOLUME, sizes.volume)?;
         target
             .host
             .sh(&format!("mkdir -p {MOUNT}; mount --bind {at} {MOUNT}"))
@@ -47,41 +70,12 @@ impl Replicated {
         Ok(target)
     }
 
-    fn mount(&self, volume: &str, gib: u32, replicas: u32) -> Result<()> {
-        let options = json!({ "size": format!("{gib}G"), "repl": replicas.to_string() });
-        self.call("Create", &json!({ "Name": volume, "Opts": options }))?;
-        self.call("Mount", &json!({ "Name": volume, "ID": "bench" }))
-            .map(drop)
-    }
-
-    fn path(&self, volume: &str) -> Result<String> {
-        let answer = self.call("Path", &json!({ "Name": volume }))?;
-        let path = answer.get("Mountpoint").and_then(Value::as_str);
-        path.filter(|path| !path.is_empty())
-            .map(str::to_owned)
-            .with_context(|| format!("volume {volume} is not mounted: {answer}"))
-    }
-
-    /// What dockerd would ask.
-    fn call(&self, call: &str, request: &Value) -> Result<Value> {
-        let text = self
-            .host
-            .cmd("curl")
-            .args([
-                "--silent",
-                "--show-error",
-                "--unix-socket",
-                SOCKET,
-                "--data-binary",
-            ])
-            .arg(request.to_string())
-            .arg(format!("http://localhost/VolumeDriver.{call}"))
-            .within(Duration::from_secs(120))
-            .run()?;
-        let answer: Value = serde_json::from_str(&text).with_context(|| format!("{call} answers {text}"))?;
-        let error = answer.get("Err").and_then(Value::as_str).unwrap_or_default();
-        ensure!(error.is_empty(), "{call} {request}: {error}");
-        Ok(answer)
+    fn mount(&self, volume: &str, gib: u32) -> Result<String> {
+        let (size, replicas) = (format!("{gib}G"), self.replicas.to_string());
+        self.driver
+            .create(volume, &[("size", &size), ("repl", &replicas)])
+            .with_context(|| self.name.clone())?;
+        self.driver.mount(volume, USER)
     }
 }
 
@@ -94,21 +88,29 @@ impl Target for Replicated {
         &self.host
     }
 
+    fn hosts(&self) -> Vec<Arc<Host>> {
+        match &self.nodes {
+            Nodes::Alone { .. } => vec![self.host.clone()],
+            Nodes::Cluster(lab) => (0..lab.members.len())
+                .map(|index| lab.host(index).clone())
+                .collect(),
+        }
+    }
+
     fn programs(&self) -> &[&'static str] {
         &["bulkhead"]
     }
 
     fn memory_per_volume(&self) -> Result<Option<f64>> {
-        let memory = || cost::memory(self);
         let name = |number: u32| format!("idle-{number}");
-        let before = memory()?;
+        let before = cost::memory(self)?;
         for number in 0..IDLE {
-            self.mount(&name(number), 1, 1)?;
+            self.mount(&name(number), 1)?;
         }
-        let grown = memory()?.saturating_sub(before);
+        let grown = cost::memory(self)?.saturating_sub(before);
         for number in 0..IDLE {
-            self.call("Unmount", &json!({ "Name": name(number), "ID": "bench" }))?;
-            self.call("Remove", &json!({ "Name": name(number) }))?;
+            self.driver.unmount(&name(number), USER)?;
+            self.driver.remove(&name(number))?;
         }
         Ok(Some(grown as f64 / f64::from(IDLE)))
     }
@@ -118,7 +120,6 @@ impl Drop for Replicated {
     fn drop(&mut self) {
         // As a user would leave it; what does not end goes with the host.
         let _ = self.host.cmd("umount").arg(MOUNT).run();
-        let _ = self.call("Unmount", &json!({ "Name": VOLUME, "ID": "bench" }));
-        let _ = self.daemon.terminate();
+        let _ = self.driver.unmount(VOLUME, USER);
     }
 }

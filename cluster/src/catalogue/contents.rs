@@ -85,6 +85,11 @@ impl Contents {
             .map_or_else(|| node.to_string(), |record| record.name.clone())
     }
 
+    /// Where a node serves its replicas; nothing if it is not known.
+    pub fn data_address(&self, node: NodeId) -> Option<&str> {
+        self.nodes.get(&node).map(|record| record.data_address.as_str())
+    }
+
     /// Whether a node lives by its lease, as far as we have heard.
     pub fn is_alive(&self, node: NodeId) -> bool {
         self.live.contains_key(&node)

@@ -152,6 +152,13 @@ pub struct Replica {
     /// What keeps its node from making or removing its files, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// Since when it is what it is, by the clock of whoever made it so; for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// The replica whose files lie in its place, and belong to a history that was given up (a forced primary): its node
+    /// removes those, and no others, before it makes this one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<ReplicaId>,
     /// What newer versions keep here.
     #[serde(flatten)]
     pub extra: Extra,
@@ -167,6 +174,8 @@ impl Replica {
             state,
             made: false,
             trouble: None,
+            since: None,
+            replaces: None,
             extra: Extra::new(),
         }
     }
@@ -262,6 +271,19 @@ impl VolumeRecord {
     /// The replicas on a node.
     pub fn replicas_on(&self, node: NodeId) -> impl Iterator<Item = &Replica> {
         self.replicas.iter().filter(move |replica| replica.node == node)
+    }
+
+    /// Notes the moment for every replica that is something else now than it was before.
+    pub(crate) fn note_since(&mut self, before: &Self, now: Timestamp) {
+        let kind = std::mem::discriminant::<ReplicaState>;
+        for replica in &mut self.replicas {
+            let same = before
+                .replica(replica.id)
+                .is_some_and(|old| kind(&old.state) == kind(&replica.state));
+            if !same {
+                replica.since = Some(now);
+            }
+        }
     }
 
     /// Whether a change is among those that it remembers.

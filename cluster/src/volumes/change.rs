@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use bulkhead_engine::ids::{NodeId, VolumeId};
 
 use super::{Volume, VolumeError, Volumes};
-use crate::schema::{ChangeId, Stored, VolumeRecord, VolumeState, encode, live_key, volume_key};
-use crate::store::{Expect, Revision, StoreError, Txn};
+use crate::schema::{ChangeId, Stored, Timestamp, VolumeRecord, VolumeState, encode, live_key, volume_key};
+use crate::store::{Expect, StoreError, Txn};
 
 /// Conflicts in a row before we give up: each of them means that someone else got through.
 const TRIES: u32 = 60;
@@ -84,7 +84,7 @@ impl Volumes {
                     None,
                 ),
                 Step::Write(write) => {
-                    let (txn, record) = swap(&key, volume.revision, change, &write)?;
+                    let (txn, record) = swap(&key, &volume, change, &write)?;
                     (txn, Some(record), write.if_dead)
                 }
             };
@@ -145,13 +145,14 @@ impl Volumes {
 
 fn swap(
     key: &str,
-    at: Revision,
+    before: &Volume,
     change: ChangeId,
     write: &Write,
 ) -> Result<(Txn, VolumeRecord), VolumeError> {
     let mut record = write.record.clone();
     record.remember(change);
-    let mut txn = Txn::new().check(key, Expect::At(at));
+    record.note_since(before, Timestamp::now());
+    let mut txn = Txn::new().check(key, Expect::At(before.revision));
     if let Some(node) = write.if_dead {
         txn = txn.check(live_key(node), Expect::Absent);
     }

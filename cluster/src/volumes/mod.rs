@@ -6,6 +6,7 @@ mod attach;
 mod change;
 mod create;
 mod delete;
+mod force;
 mod making;
 mod primary;
 mod replicas;
@@ -18,6 +19,7 @@ use thiserror::Error;
 
 pub use self::attach::Attach;
 pub use self::create::{Begun, NewVolume, Placed};
+pub use self::force::Force;
 pub use self::primary::{Swap, engine_record};
 pub use self::replicas::{Held, ReplicaChange};
 

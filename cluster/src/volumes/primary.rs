@@ -6,7 +6,9 @@ use bulkhead_engine::machine::record::ChangeId as EngineChange;
 use bulkhead_engine::machine::{MemberState, Record as EngineRecord, RecordReplica};
 
 use super::{Volume, VolumeError, Volumes};
-use crate::schema::{PrimaryChange, Replica, ReplicaState, Stored, VolumeRecord, encode, volume_key};
+use crate::schema::{
+    PrimaryChange, Replica, ReplicaState, Stored, Timestamp, VolumeRecord, encode, volume_key,
+};
 use crate::store::{Expect, Revision, StoreError, Txn};
 
 /// What became of a machine's change.
@@ -132,6 +134,7 @@ fn applied(before: &VolumeRecord, wanted: &EngineRecord) -> Option<VolumeRecord>
             (MemberState::Rebuilding, ReplicaState::Member | ReplicaState::Removing) => return None,
         };
     }
+    record.note_since(before, Timestamp::now());
     let served = record.members().filter(|replica| replica.made).count();
     (served > 0).then_some(record)
 }
@@ -139,7 +142,7 @@ fn applied(before: &VolumeRecord, wanted: &EngineRecord) -> Option<VolumeRecord>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::{ChangeId, Primary, Timestamp, VolumeSpec};
+    use crate::schema::{ChangeId, Primary, VolumeSpec};
     use crate::volumes::{NewVolume, Placed};
     use bulkhead_engine::ids::{Epoch, NodeId, PoolId, Tick};
 
@@ -193,6 +196,9 @@ mod tests {
         let after = applied(&after, &rebuilding).ok_or("refused")?;
         let state = after.replica(second).map(|replica| replica.state);
         assert_eq!(state, Some(ReplicaState::Rebuilding { tick }));
+        let since = |id| after.replica(id).and_then(|replica| replica.since);
+        let untouched = seen.replicas.first().ok_or("no first")?.id;
+        assert!(since(second).is_some() && since(untouched).is_none());
         Ok(())
     }
 

@@ -13,7 +13,8 @@ use bulkhead_cluster::schema::{
 };
 use bulkhead_cluster::store::{Store, Txn};
 use bulkhead_cluster::volumes::{
-    Attach, Begun, Held, NewVolume, Placed, ReplicaChange, Swap, Volume, VolumeError, Volumes, engine_record,
+    Attach, Begun, Force, Held, NewVolume, Placed, ReplicaChange, Swap, Volume, VolumeError, Volumes,
+    engine_record,
 };
 use bulkhead_engine::ids::{Epoch, Incarnation, NodeId, PoolId, ReplicaId, Tick};
 use bulkhead_engine::machine::MemberState;
@@ -27,7 +28,7 @@ macro_rules! volume_suite {
     ($subject:expr) => {
         $crate::volumes::volume_suite!($subject; one_name_one_volume, life_of_a_volume, one_owner, a_dead_holder_is_replaced,
             members_leave_and_come_back, lost_answers_change_nothing_twice, delete_waits_for_every_replica, classes,
-            a_creation_is_undone_by_one, a_holder_is_asked, a_machine_swaps);
+            a_creation_is_undone_by_one, a_holder_is_asked, a_machine_swaps, a_primary_is_forced);
     };
     ($subject:expr; $($check:ident),*) => {
         $(
@@ -617,6 +618,117 @@ pub async fn delete_waits_for_every_replica(subject: &dyn Subject) {
     );
     assert_eq!(volumes.finish_delete(id, node(2)).await.unwrap(), None);
     assert!(store.list("").await.unwrap().0.is_empty());
+}
+
+/// The last resort: one replica goes on alone, whoever served it is fenced, and no old replica is ever compared with it.
+pub async fn a_primary_is_forced(subject: &dyn Subject) {
+    let store = subject.open("force/").await;
+    let volumes = Volumes::new(Arc::clone(&store));
+    let volume = ready(&volumes, "v", &[1, 2, 3]).await;
+    let lease = live(&*store, 1).await;
+    let attached = volumes
+        .attach(volume.id, &Attach::on(node(1), "db"))
+        .await
+        .unwrap();
+    let [first, second, third] = [0, 1, 2].map(|n| volume.replicas[n].id);
+    let settled = Tick::new(attached.epoch, 9);
+    let left = ReplicaChange::Leave {
+        replica: second,
+        settled,
+    };
+    let left = volumes
+        .change_replicas(volume.id, held(&attached), ChangeId::random(), &[left])
+        .await
+        .unwrap();
+    let since = |volume: &Volume, id| volume.replica(id).unwrap().since;
+    assert!(
+        since(&left, second) > since(&left, first),
+        "it left later than the others joined"
+    );
+
+    let wish = |by: u128, replica| Force {
+        replica,
+        node: node(by),
+        seen: Epoch(0),
+        change: ChangeId::random(),
+    };
+    for by in [1, 2] {
+        let refused = volumes.force(volume.id, &wish(by, second)).await;
+        assert!(
+            matches!(refused, Err(VolumeError::Attached { .. })),
+            "it is attached on a node that lives"
+        );
+    }
+    store.revoke(&lease).await.unwrap();
+    let stranger = wish(2, ReplicaId::from_u128(77));
+    assert!(matches!(
+        volumes.force(volume.id, &stranger).await,
+        Err(VolumeError::Replica { .. })
+    ));
+
+    // The disk may know a newer epoch than a store that was restored from an older copy.
+    let seen = Force {
+        seen: Epoch(left.epoch.0 + 5),
+        ..wish(2, second)
+    };
+    let forced = volumes.force(volume.id, &seen).await.unwrap();
+    assert_eq!(
+        (forced.epoch, forced.primary.as_ref()),
+        (Epoch(left.epoch.0 + 6), None)
+    );
+    let members: Vec<ReplicaId> = forced.members().map(|replica| replica.id).collect();
+    assert_eq!(members, [second]);
+    for (n, old) in [(0, first), (2, third)] {
+        let replica = &forced.replicas[n];
+        let stale = ReplicaState::Stale { tick: Tick::ZERO };
+        assert_eq!(
+            (replica.state, replica.made, replica.replaces),
+            (stale, false, Some(old))
+        );
+        assert_ne!(replica.id, old, "its stamps are of a history that was given up");
+        assert_eq!(
+            (replica.node, replica.pool),
+            (volume.replicas[n].node, volume.replicas[n].pool)
+        );
+    }
+    assert_eq!(
+        engine_record(&forced).replicas.len(),
+        1,
+        "nobody counts on what is not made"
+    );
+    let again = volumes.force(volume.id, &seen).await.unwrap();
+    assert_eq!(again, forced, "the same wish makes no second change");
+
+    // Who served it before cannot change it any more.
+    let late = ReplicaChange::Leave {
+        replica: third,
+        settled,
+    };
+    assert!(matches!(
+        volumes
+            .change_replicas(volume.id, held(&left), ChangeId::random(), &[late])
+            .await,
+        Err(VolumeError::Replaced { .. })
+    ));
+    assert!(matches!(
+        volumes
+            .swap_as_primary(volume.id, left.revision, &engine_record(&left), Some(&left))
+            .await,
+        Swap::Conflict
+    ));
+    // Once more: what has not been made is new as it is.
+    let twice = volumes.force(volume.id, &wish(2, second)).await.unwrap();
+    assert_eq!(twice.replicas[0].id, forced.replicas[0].id);
+    let unmade = wish(2, twice.replicas[0].id);
+    assert!(matches!(
+        volumes.force(volume.id, &unmade).await,
+        Err(VolumeError::Replica { .. })
+    ));
+    let going = volumes.begin_delete("v", node(2)).await.unwrap();
+    assert!(matches!(
+        volumes.force(going.id, &wish(2, second)).await,
+        Err(VolumeError::State { .. })
+    ));
 }
 
 pub async fn classes(subject: &dyn Subject) {

@@ -15,7 +15,7 @@ pub const FORMAT_VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"BULKHEAD";
 const CRC_AT: usize = SLOT_LEN - 4;
 /// Bytes of a slot that carry fields; zeroes follow.
-const FIELDS_LEN: usize = 152;
+const FIELDS_LEN: usize = 168;
 
 const FLAG_WHOLE: u32 = 1;
 const FLAG_CLEAN: u32 = 2;
@@ -89,6 +89,8 @@ pub struct Superblock {
     pub failed: Option<FailCause>,
     /// The highest epoch that it has accepted (rule D5).
     pub epoch: Epoch,
+    /// The attaching of the volume from which it has that epoch: no two of them share an epoch.
+    pub attached_by: Incarnation,
     /// Everything up to it is settled and on this replica's disk.
     pub durable: Tick,
     /// The newest settled tick that it has been told of.
@@ -108,6 +110,7 @@ impl Superblock {
             clean: true,
             failed: None,
             epoch: Epoch::ZERO,
+            attached_by: Incarnation::from_bytes([0; 16]),
             durable: Tick::ZERO,
             settled: Tick::ZERO,
         }
@@ -142,6 +145,7 @@ impl Superblock {
         fields.extend_from_slice(&self.failed.map_or(0, FailCause::code).to_le_bytes());
         fields.extend_from_slice(&self.durable.to_bits().to_le_bytes());
         fields.extend_from_slice(&self.settled.to_bits().to_le_bytes());
+        fields.extend_from_slice(&self.attached_by.to_bytes());
         debug_assert_eq!(fields.len(), FIELDS_LEN);
 
         let mut slot = [0; SLOT_LEN];
@@ -186,6 +190,7 @@ impl Superblock {
         };
         let durable = Tick::from_bits(fields.u64());
         let settled = Tick::from_bits(fields.u64());
+        let attached_by = Incarnation::from_bytes(fields.take());
         if durable == Tick::SUSPECT || settled == Tick::SUSPECT {
             return Err(FormatError::Value("tick"));
         }
@@ -199,6 +204,7 @@ impl Superblock {
             clean: flags & FLAG_CLEAN != 0,
             failed,
             epoch,
+            attached_by,
             durable,
             settled,
         })

@@ -50,6 +50,7 @@ prop_compose! {
             clean,
             failed,
             epoch: Epoch(epoch),
+            attached_by: Incarnation::from_u128(incarnation / 3),
             durable,
             settled,
         }

@@ -17,6 +17,8 @@ enum Awaits {
     /// A hole, or exactly so many bytes.
     Chunk(u64),
     Changed,
+    Hashed,
+    Inspected,
     Done,
 }
 
@@ -27,6 +29,8 @@ impl Awaits {
             Request::Read(range) => Self::Data(range.len),
             Request::Copy(range) => Self::Chunk(range.len),
             Request::Changed { .. } => Self::Changed,
+            Request::Hash(_) => Self::Hashed,
+            Request::Inspect(_) => Self::Inspected,
             _ => Self::Done,
         }
     }
@@ -47,6 +51,8 @@ impl Awaits {
             } => self == Self::Chunk(data.size()),
             Reply::Chunk { content: None, .. } => matches!(self, Self::Chunk(_)),
             Reply::Changed { .. } => self == Self::Changed,
+            Reply::Hashed(_) => self == Self::Hashed,
+            Reply::Inspected(_) => self == Self::Inspected,
             Reply::Done => self == Self::Done,
             // Whatever was asked, it may be refused or have failed.
             Reply::NoSpace | Reply::Unreadable | Reply::Failed(_) | Reply::Refused(_) => true,

@@ -175,6 +175,10 @@ impl ReplicaEnd {
                 self.opened.store(true, Ordering::Relaxed);
                 Ok(())
             }
+            Request::Inspect(identity) if *identity != self.peer.replica => {
+                violation("it asks for another replica than the one of the handshake")
+            }
+            Request::Inspect(_) => Ok(()),
             _ if !self.opened.load(Ordering::Relaxed) => {
                 violation("its first request does not open the session")
             }
@@ -186,7 +190,7 @@ impl ReplicaEnd {
 /// What an answer to this may take up.
 fn answer_cost(request: &Request<Data>) -> usize {
     match request {
-        Request::Read(range) | Request::Copy(range) => {
+        Request::Read(range) | Request::Copy(range) | Request::Hash(range) => {
             usize::try_from(range.len).unwrap_or(MAX_DATA).min(MAX_DATA)
         }
         Request::Changed { limit, .. } => (*limit as usize).min(MAX_LIST) * ENTRY_COST,

@@ -111,6 +111,16 @@ faults! {
     CheckpointStampsLast = "superblock-before-stamps",
     /// A replica answers a raised epoch without taking it into its superblock (D5).
     RaiseNotNoted = "raise-not-noted",
+    /// Two primaries of one epoch are both served: the record was taken back in between (T3).
+    EpochSharedByTerms = "epoch-shared-by-terms",
+    /// A primary is attached though a replica knows a newer epoch than the record (T3).
+    OlderStoreAccepted = "older-store-accepted",
+    /// Verify compares without the range lock (V1).
+    VerifyWithoutLock = "verify-without-lock",
+    /// Verify mends from the smallest group of members that agree (V2).
+    RepairByMinority = "repair-by-minority",
+    /// A rebuild copies only while nothing else goes on (R4).
+    RebuildStarves = "rebuild-starves",
     /// A late request to open a session takes the place of a newer session of the same primary (D8).
     AttemptIgnored = "late-open-accepted",
     /// A replica serves whoever reaches it, also if another one is meant (D7).

@@ -40,6 +40,8 @@ pub struct Open {
     pub epoch: Epoch,
     /// The epoch in which this primary was attached: who it is, as far as leases go.
     pub term: Epoch,
+    /// Which attaching of the volume this primary is: two that were given the same epoch differ in it (T3).
+    pub attached_by: Incarnation,
     /// Counts the sessions of this primary, so that one that comes late is known.
     pub attempt: u64,
     /// What the replica is to this primary.
@@ -121,6 +123,10 @@ pub enum Request<P> {
     },
     /// The replica answered something wrong: it is to mark itself failed (D6).
     Fail(FailCause),
+    /// Asks for a digest of a range, in order to compare members.
+    Hash(ByteRange),
+    /// Asks what the replica says of itself, without a session and without any effect.
+    Inspect(ReplicaIdentity),
 }
 
 /// What a replica says of itself when a session is opened.
@@ -138,6 +144,29 @@ pub struct Opened {
     pub clean: bool,
     /// How long the lease of another primary may still run.
     pub wait: Duration,
+}
+
+/// What a replica says of itself to whoever asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inspected {
+    /// Its opening.
+    pub incarnation: Incarnation,
+    /// The highest epoch that it has accepted.
+    pub epoch: Epoch,
+    /// Its durable tick.
+    pub durable: Tick,
+    /// The settled tick that it knows.
+    pub settled: Tick,
+    /// Whether it holds every write that it acknowledged.
+    pub whole: bool,
+    /// Whether it was closed in order, and not written since.
+    pub clean: bool,
+    /// Why it has failed, if it has.
+    pub failed: Option<FailCause>,
+    /// Chunks that were stamped after its durable tick: what they hold may be newer or older than what was acknowledged.
+    pub unsettled: u32,
+    /// Of these, chunks of which nothing is known.
+    pub suspect: u32,
 }
 
 /// Why a replica does not serve a request.
@@ -178,6 +207,10 @@ pub enum Reply<P> {
         /// Where to go on, if there is more.
         next: Option<Chunk>,
     },
+    /// To Hash: zero if and only if every byte is zero.
+    Hashed(u128),
+    /// To Inspect.
+    Inspected(Inspected),
     /// There is no space. Nothing is known of the range's content; the replica goes on.
     NoSpace,
     /// The range could not be read. The replica goes on: what that means is the primary's to decide.

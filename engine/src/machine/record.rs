@@ -80,6 +80,35 @@ impl Record {
         })
     }
 
+    /// The epoch of a replica that this record does not account for: then the store is an older copy, and the volume must
+    /// not be attached (T3). Whoever attaches asks the replicas that can be reached first ([`super::Request::Inspect`]),
+    /// members or not: no replica has ever accepted an epoch that was not in the record before.
+    pub fn is_behind(&self, seen: impl IntoIterator<Item = Epoch>) -> Option<Epoch> {
+        seen.into_iter().filter(|&epoch| epoch > self.epoch).max()
+    }
+
+    /// The record after a person has declared that `replica` is the volume from now on, whatever it lacks (P6). All other
+    /// replicas leave it: ticks of theirs cannot be compared with those of a history that lacks some, so others come
+    /// as new replicas with new ids (R6). `seen` are the epochs of all replicas that can be reached. `None` if there is
+    /// no such replica, or the epochs are used up.
+    pub fn forced(&self, replica: ReplicaId, seen: impl IntoIterator<Item = Epoch>) -> Option<Self> {
+        let only = RecordReplica {
+            state: MemberState::Member,
+            ..*self.replica(replica)?
+        };
+        let newest = seen.into_iter().max().unwrap_or(Epoch::ZERO);
+        let epoch = self.epoch.max(newest).next()?;
+        Some(Self {
+            epoch,
+            primary: None,
+            replicas: vec![only],
+            change: ChangeId {
+                term: epoch,
+                count: 0,
+            },
+        })
+    }
+
     /// The record with some replicas in another state, and for a change of the member set in the next epoch. `None`
     /// when the epochs are used up.
     pub fn with_states(&self, states: &[(ReplicaId, MemberState)], change: ChangeId) -> Option<Self> {

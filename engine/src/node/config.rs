@@ -10,7 +10,7 @@ use super::status::VolumeEvent;
 use crate::disk::{self, Caching, DiskError, ReplicaFiles};
 use crate::format::ReplicaIdentity;
 use crate::geometry::Geometry;
-use crate::ids::{BootId, ClusterId, NodeId, VolumeId};
+use crate::ids::{BootId, ClusterId, Incarnation, NodeId, VolumeId};
 use crate::link::{Addresses, LinkConfig, Plain, Transport};
 use crate::machine::primary::{EndReason, PrimaryConfig, Revision};
 use crate::machine::{FaultSet, Record};
@@ -148,7 +148,10 @@ pub struct VolumeConfig {
     pub open_patience: Duration,
     /// How long the start waits for the first member to answer before it is given up.
     pub open_timeout: Duration,
-    /// Neither all members nor the store in reach for this long ends the volume.
+    /// How long it may take in all until the volume is served: leases are waited out, and members made identical. One that
+    /// is given up begins anew at the next try, so this is generous.
+    pub open_within: Duration,
+    /// No other node and not the store heard of for this long ends a volume with members elsewhere (rule L5).
     pub isolation_timeout: Duration,
     /// How often the volume's tick is raised while there are writes.
     pub tick_interval: Duration,
@@ -171,7 +174,13 @@ impl VolumeConfig {
         revision: Revision,
         keeper: Arc<dyn RecordKeeper>,
     ) -> Self {
-        let machine = PrimaryConfig::new(ClusterId::from_u128(0), volume, NodeId::from_u128(0), geometry);
+        let machine = PrimaryConfig::new(
+            ClusterId::from_u128(0),
+            volume,
+            NodeId::from_u128(0),
+            Incarnation::from_u128(0),
+            geometry,
+        );
         Self {
             volume,
             geometry,
@@ -184,6 +193,7 @@ impl VolumeConfig {
             member_deadline: machine.member_deadline,
             open_patience: machine.open_patience,
             open_timeout: machine.open_timeout,
+            open_within: Duration::from_secs(300),
             isolation_timeout: machine.isolation_timeout,
             tick_interval: machine.tick_interval,
             retry: machine.retry,

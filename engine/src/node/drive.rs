@@ -3,6 +3,7 @@
 //! What is sent is handed on under the primary's lock, so that it reaches each replica in the order of sending: a replica
 //! here is stepped, for one elsewhere it is queued. Everything else is done when the lock is free.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::changes::Changes;
@@ -13,6 +14,7 @@ use super::replica::{Caller, HostedReplica};
 use super::round::{Disk, Round, Todo};
 use super::status::VolumeEvent;
 use super::timer::Alarm;
+use super::verify::Verifies;
 use super::volume::Volume;
 use super::way::Way;
 use crate::format::ReplicaIdentity;
@@ -41,6 +43,7 @@ pub(super) struct Core {
     /// How each replica is reached that was ever to be.
     pub(super) ways: Vec<(ReplicaId, To)>,
     pub(super) changes: Changes,
+    pub(super) verifies: Verifies,
     /// The shell has given the machine up: nothing is done any more.
     pub(super) abandoned: bool,
     /// Kept for its memory.
@@ -54,6 +57,7 @@ impl Core {
             pending: PendingOps::default(),
             ways: Vec::new(),
             changes: Changes::default(),
+            verifies: Verifies::default(),
             abandoned: false,
             actions,
         }
@@ -175,6 +179,12 @@ impl Volume {
     }
 
     fn note_changes(self: &Arc<Self>, core: &mut Core, now: crate::machine::Time, round: &mut Round) {
+        let others = core
+            .primary
+            .record()
+            .members()
+            .any(|member| member.node != self.node.config.node);
+        self.has_others.store(others, Ordering::Relaxed);
         let mut changes = std::mem::take(&mut core.changes);
         changes.look(
             now,
@@ -239,6 +249,10 @@ impl Volume {
                     record,
                 },
                 Action::ReadRecord => VolumeTodo::ReadRecord,
+                Action::Verified { id, report } => {
+                    core.verifies.ended(id, report);
+                    continue;
+                }
                 Action::Serving => VolumeTodo::Serving,
                 Action::SetTimer(at) => {
                     let alarm: Weak<dyn Alarm> = self.myself.clone();
@@ -411,6 +425,7 @@ impl Volume {
             core.abandoned = true;
             let left = core.pending.take_all();
             let ways = std::mem::take(&mut core.ways);
+            core.verifies.give_up();
             drop(core);
             for (_, to) in ways {
                 match to {

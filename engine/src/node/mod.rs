@@ -13,7 +13,8 @@
 //! | `way` | from a volume to a replica on another node |
 //! | [`RecordKeeper`] | from a volume to its record in the store |
 //! | `round` | what a thread executes after a step |
-//! | `survey` | the epochs of a volume's replicas, before it is attached |
+//! | `survey` | what a volume's replicas say of themselves, before it is attached |
+//! | `verify` | who waits for a comparison of the members |
 //!
 //! **One block write.** A front end's thread calls [`Volume::submit`](crate::io::BlockDevice::submit): it takes a
 //! permit and steps the primary under its lock. What that sends is queued for the replicas elsewhere, and steps the machine of
@@ -45,6 +46,7 @@ mod serve;
 mod status;
 mod survey;
 mod timer;
+mod verify;
 mod view;
 mod volume;
 mod way;
@@ -68,8 +70,10 @@ pub use counters::Served;
 pub use error::{CloseError, CloseReplicaError, OpenError, ReplicaError, StartError};
 pub use record::{RecordKeeper, RecordRead, Swapped};
 pub use status::{
-    PeerView, Reach, RebuildStatus, ReplicaStatus, Standing, Surveyed, VolumeEvent, VolumeState, VolumeStatus,
+    PeerView, Reach, RebuildStatus, ReplicaStatus, Standing, Surveyed, VerifyStatus, VolumeEvent,
+    VolumeState, VolumeStatus,
 };
+pub use verify::Verification;
 pub use volume::Volume;
 
 use executor::Executor;
@@ -153,6 +157,12 @@ impl Node {
     /// `deadline` or soon after.
     pub fn close_replica(&self, replica: ReplicaId, deadline: Instant) -> Result<(), CloseReplicaError> {
         self.replicas.close(replica, deadline)
+    }
+
+    /// Closes a replica of this node and forgets at its next opening that it has failed: a person has declared that what it
+    /// holds is what there is (P6). Nothing is written before a primary opens it.
+    pub fn pardon_replica(&self, replica: ReplicaId, deadline: Instant) -> Result<(), CloseReplicaError> {
+        self.replicas.pardon(replica, deadline)
     }
 
     /// An open replica of this node.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
+use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -19,11 +20,12 @@ use super::{Node, clock};
 use crate::disk::ReplicaFiles;
 use crate::format::{ReplicaIdentity, Superblock};
 use crate::geometry::Geometry;
-use crate::ids::{Epoch, Incarnation};
+use crate::ids::Incarnation;
 use crate::io::Data;
 use crate::link::ReplicaSession;
+use crate::machine::protocol::Inspected;
 use crate::machine::replica::{Action, Event, ReplicaConfig};
-use crate::machine::{Replica, Request, RequestId, SessionId, Time};
+use crate::machine::{Replica, Reply, Request, RequestId, SessionId, Time};
 
 /// Threads that one replica keeps busy with syncs of its two files at most: the machine has one of each under way.
 const SYNCS: usize = 2;
@@ -42,6 +44,8 @@ pub(super) enum Caller {
     Local(Weak<Volume>),
     /// One on another node.
     Remote(Arc<ReplicaSession>),
+    /// Somebody here who asks one question.
+    Asker(Sender<Reply<Data>>),
 }
 
 struct Machine {
@@ -56,14 +60,14 @@ struct Machine {
 }
 
 impl Machine {
-    /// Whether nobody needs it to stay open: whoever comes next finds the same in its files.
+    /// Whether nobody needs it to stay open: whoever comes next finds the same in its files. One that has failed stays
+    /// open, because its disk may not have taken the note of that (D6).
     fn is_done(&self) -> bool {
-        let superblock = self.replica.superblock();
         self.sessions.is_empty()
             && !self.closed
             && !self.replica.is_in_use()
             && self.replica.is_quiet()
-            && (superblock.clean || superblock.failed.is_some())
+            && self.replica.superblock().clean
     }
 }
 
@@ -83,8 +87,14 @@ pub(super) struct HostedReplica {
 
 impl HostedReplica {
     /// The replica of these files. `loaded_at` is when the machine takes itself to be loaded: a lease that was granted
-    /// before is counted from then.
-    pub(super) fn new(node: &Arc<Node>, dir: &Path, files: ReplicaFiles, loaded_at: Time) -> Arc<Self> {
+    /// before is counted from then. `pardon`: a person has said that its failure is of no matter.
+    pub(super) fn new(
+        node: &Arc<Node>,
+        dir: &Path,
+        files: ReplicaFiles,
+        loaded_at: Time,
+        pardon: bool,
+    ) -> Arc<Self> {
         let ReplicaFiles { data, meta, image } = files;
         let superblock = image.superblock;
         let incarnation = Incarnation::from(Uuid::new_v4());
@@ -94,6 +104,7 @@ impl HostedReplica {
             region_idle: settings.region_idle,
             max_set_regions: settings.max_set_regions,
             lease: settings.lease,
+            pardon,
             faults: settings.faults,
             ..ReplicaConfig::new(node.boot, incarnation)
         };
@@ -146,6 +157,23 @@ impl HostedReplica {
         }
     }
 
+    /// What it says of itself. Changes nothing; it is closed again if nobody needs it open.
+    pub(super) fn inspect(self: &Arc<Self>, session: SessionId) -> Option<Inspected> {
+        let (sender, answer) = crossbeam_channel::bounded(1);
+        if !self.begin_session(session, Caller::Asker(sender)) {
+            return None;
+        }
+        Round::run(Disk::MayTouch, |round| {
+            let request = Request::Inspect(self.identity);
+            self.request(session, RequestId(1), request, round);
+            self.end_session(session, round);
+        });
+        match answer.try_recv() {
+            Ok(Reply::Inspected(inspected)) => Some(inspected),
+            _ => None,
+        }
+    }
+
     /// A session is over.
     pub(super) fn end_session(self: &Arc<Self>, session: SessionId, round: &mut Round) {
         let mut machine = self.machine.lock();
@@ -181,6 +209,10 @@ impl HostedReplica {
                     }
                     Some(Caller::Remote(session)) => {
                         round.push(Todo::Answer(Arc::clone(session), id, reply));
+                    }
+                    Some(Caller::Asker(sender)) => {
+                        // Nobody waits any more if this fails.
+                        let _ = sender.send(reply);
                     }
                     None => {}
                 },
@@ -234,20 +266,20 @@ impl HostedReplica {
                             round.push(Todo::Volume(volume, VolumeTodo::Unlinked(replica, Some(session))));
                         }
                     }
+                    Caller::Asker(_) => {}
                 }
             }
         });
     }
 
-    /// Ends all that is done to it, if nothing is under way; after [`cut_off`](Self::cut_off). Says whether, and whether it
-    /// was in order.
-    pub(super) fn close_if_quiet(&self) -> Option<bool> {
+    /// Ends all that is done to it, if nothing is under way; after [`cut_off`](Self::cut_off). Gives what it was then.
+    pub(super) fn close_if_quiet(&self) -> Option<Superblock> {
         let mut machine = self.machine.lock();
         if !machine.closed && !machine.replica.is_quiet() {
             return None;
         }
         machine.closed = true;
-        Some(machine.replica.superblock().clean)
+        Some(*machine.replica.superblock())
     }
 
     /// Whether nothing is under way on its files.
@@ -258,11 +290,6 @@ impl HostedReplica {
     /// The superblock as the machine has it.
     pub(super) fn superblock(&self) -> Superblock {
         *self.machine.lock().replica.superblock()
-    }
-
-    /// The newest epoch that it has accepted.
-    pub(super) fn epoch(&self) -> Epoch {
-        self.superblock().epoch
     }
 
     /// Why it has failed, in words, if it has.

@@ -1,8 +1,8 @@
 //! Which replicas of this node are open. Opens one when somebody wants a session with it, once for all who want one, and
 //! closes it when nobody needs it open any more, or before it is deleted. Knows no volume.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use super::error::{CloseReplicaError, ReplicaError};
 use super::replica::HostedReplica;
 use super::{Node, clock};
 use crate::disk::DiskError;
-use crate::format::ReplicaIdentity;
+use crate::format::{FailCause, ReplicaIdentity};
 use crate::ids::ReplicaId;
 use crate::machine::Time;
 
@@ -39,7 +39,11 @@ enum Slot {
 struct State {
     slots: HashMap<ReplicaId, Slot>,
     /// What could not be opened of late.
-    failed: HashMap<ReplicaId, (Instant, ReplicaError)>,
+    refused: HashMap<ReplicaId, (Instant, ReplicaError)>,
+    /// Replicas that have failed in this process: their disks may not have taken the note of it (D6).
+    failed: HashMap<ReplicaId, FailCause>,
+    /// Replicas whose failure a person has said to be of no matter; until they are opened.
+    pardoned: HashSet<ReplicaId>,
     /// When a replica was last closed that was not in order: leases that it granted are counted from then.
     unclean_close: Option<Time>,
 }
@@ -113,8 +117,8 @@ impl Replicas {
         let (here, replica) = (node.config.node, identity.replica);
         node.locate(identity)?;
         let mut state = self.state.lock();
-        state.failed.retain(|_, (since, _)| since.elapsed() < REMEMBERED);
-        if let Some((_, error)) = state.failed.get(&replica) {
+        state.refused.retain(|_, (since, _)| since.elapsed() < REMEMBERED);
+        if let Some((_, error)) = state.refused.get(&replica) {
             return Err(error.clone());
         }
         match state.slots.get(&replica) {
@@ -139,7 +143,7 @@ impl Replicas {
             Ok(open) => state.slots.insert(replica, Slot::Open(Arc::clone(open))),
             Err(error) => {
                 tracing::warn!(%replica, %error, "a replica could not be opened");
-                state.failed.insert(replica, (Instant::now(), error.clone()));
+                state.refused.insert(replica, (Instant::now(), error.clone()));
                 state.slots.remove(&replica)
             }
         };
@@ -150,6 +154,25 @@ impl Replicas {
                 then(opened.clone());
             }
         }
+    }
+
+    /// Closes a replica, and forgets at its next opening that it has failed.
+    pub(super) fn pardon(&self, replica: ReplicaId, until: Instant) -> Result<(), CloseReplicaError> {
+        self.close(replica, until)?;
+        let mut state = self.state.lock();
+        state.failed.remove(&replica);
+        state.pardoned.insert(replica);
+        Ok(())
+    }
+
+    /// Whether a replica is to be opened as if it had not failed.
+    fn take_pardon(&self, replica: ReplicaId) -> bool {
+        self.state.lock().pardoned.remove(&replica)
+    }
+
+    /// Whether a replica has failed that was open in this process before.
+    fn failure(&self, replica: ReplicaId) -> Option<FailCause> {
+        self.state.lock().failed.get(&replica).copied()
     }
 
     /// From when on leases are counted that a replica granted which was not closed in order.
@@ -221,9 +244,9 @@ impl Replicas {
             }
         };
         open.cut_off();
-        let clean = loop {
-            if let Some(clean) = open.close_if_quiet() {
-                break clean;
+        let superblock = loop {
+            if let Some(superblock) = open.close_if_quiet() {
+                break superblock;
             }
             if Instant::now() >= until {
                 return stuck();
@@ -232,8 +255,11 @@ impl Replicas {
         };
         open.files.close();
         let mut state = self.state.lock();
-        if !clean {
+        if !superblock.clean {
             state.unclean_close = Some(clock::now());
+        }
+        if let Some(cause) = superblock.failed {
+            state.failed.insert(replica, cause);
         }
         state.slots.remove(&replica);
         drop(state);
@@ -289,15 +315,19 @@ impl Node {
             node: self.config.node,
             source: Arc::new(source),
         };
-        let files = self.config.locate.open(&dir, identity, caching).map_err(disk)?;
+        let mut files = self.config.locate.open(&dir, identity, caching).map_err(disk)?;
         if !files.image.both_slots_valid {
             tracing::warn!(
                 volume = %identity.volume, replica = %identity.replica,
                 "one superblock slot is torn or damaged; the other one counts"
             );
         }
+        if let Some(cause) = self.replicas.failure(identity.replica) {
+            files.image.superblock.failed.get_or_insert(cause);
+        }
         let loaded_at = self.leased_since(files.image.superblock.boot);
-        Ok(HostedReplica::new(self, &dir, files, loaded_at))
+        let pardon = self.replicas.take_pardon(identity.replica);
+        Ok(HostedReplica::new(self, &dir, files, loaded_at, pardon))
     }
 
     /// When a replica that is being opened may last have granted a lease, if it was not closed in order: not after this

@@ -40,11 +40,14 @@ pub(super) enum Disk {
     MayWait,
     /// Touch the disk, but not wait for it.
     MayTouch,
+    /// Touch the disk if no other front end's thread of this replica does; a volume with other members goes on without
+    /// this one when its disk hangs, and so must not lose all its front end's threads to it.
+    MayTouchAlone,
     /// Neither.
     Elsewhere,
 }
 
-/// The right of one front end's thread to wait for the disk itself.
+/// The right of one front end's thread to be at the disk itself.
 #[derive(Default)]
 pub(super) struct Turnstile(AtomicBool);
 
@@ -114,6 +117,19 @@ impl Round {
     fn execute_disk(&mut self, replica: &Arc<HostedReplica>, id: DiskId, op: DiskOp<Data>) {
         if self.disk == Disk::Elsewhere {
             execute_elsewhere(replica, id, op);
+            return;
+        }
+        if self.disk == Disk::MayTouchAlone {
+            if !replica.turnstile.enter() {
+                execute_elsewhere(replica, id, op);
+                return;
+            }
+            let result = replica.files.execute_at_once(op);
+            replica.turnstile.leave();
+            match result {
+                Ok(result) => self.disk_done(replica, id, result),
+                Err(op) => execute_elsewhere(replica, id, op),
+            }
             return;
         }
         let result = match replica.files.execute_at_once(op) {

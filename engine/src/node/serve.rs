@@ -11,7 +11,6 @@ use super::replica::{Caller, HostedReplica};
 use super::round::{Disk, Round, answer};
 use crate::disk::DiskError;
 use crate::format::ReplicaIdentity;
-use crate::ids::Epoch;
 use crate::io::Data;
 use crate::link::{CloseReason, Gate, ReplicaEvents, ReplicaSession};
 use crate::machine::protocol::Refusal;
@@ -91,7 +90,7 @@ impl Visit {
                 // Under the lock: nothing overtakes them.
                 Round::run(Disk::Elsewhere, |round| {
                     for (id, request) in waiting {
-                        hand_on(&open, &session, id, request, round);
+                        open.request(session.id(), id, request, round);
                     }
                     drop(state);
                 });
@@ -113,22 +112,6 @@ impl Visit {
     }
 }
 
-/// Gives a request to the replica. An Open in no epoch asks only which one the replica is in, and changes nothing.
-fn hand_on(
-    replica: &Arc<HostedReplica>,
-    session: &Arc<ReplicaSession>,
-    id: RequestId,
-    request: Request<Data>,
-    round: &mut Round,
-) {
-    match request {
-        Request::Open(open) if open.epoch == Epoch::ZERO => {
-            answer(session, id, &Reply::Refused(Refusal::Epoch(replica.epoch())));
-        }
-        request => replica.request(session.id(), id, request, round),
-    }
-}
-
 impl ReplicaEvents for Visit {
     fn opened(&self, session: &Arc<ReplicaSession>) {
         *self.session.lock() = Some(Arc::clone(session));
@@ -144,7 +127,7 @@ impl ReplicaEvents for Visit {
                 let open = Arc::clone(open);
                 drop(state);
                 Round::run(Disk::MayTouch, |round| {
-                    hand_on(&open, &session, id, request, round);
+                    open.request(session.id(), id, request, round);
                 });
             }
             State::Waiting(waiting) => {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::counters::Served;
 use crate::ids::{Epoch, Incarnation, NodeId, ReplicaId, Tick, VolumeId};
+use crate::machine::protocol::Inspected;
 
 /// Where a volume is in its life on this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +113,19 @@ pub struct PeerView {
     pub rebuild: Option<RebuildStatus>,
 }
 
+/// How far a comparison of the members is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyStatus {
+    /// Bytes of the volume that have been compared.
+    pub compared: u64,
+    /// Bytes of the volume.
+    pub size: u64,
+    /// Pieces in which members differ.
+    pub differing: u64,
+    /// How long it has been under way.
+    pub took: Duration,
+}
+
 /// An open volume.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VolumeStatus {
@@ -132,6 +146,8 @@ pub struct VolumeStatus {
     pub local: Option<ReplicaStatus>,
     /// Its replicas, members or not.
     pub replicas: Vec<PeerView>,
+    /// How far the comparison of its members is, if one is under way.
+    pub verify: Option<VerifyStatus>,
     /// What it has served since it was opened.
     pub served: Served,
     /// Requests in flight now.
@@ -170,13 +186,20 @@ pub enum VolumeEvent {
     },
 }
 
-/// A replica that was asked for its epoch before its volume is attached.
+/// A replica that was asked what it says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Surveyed {
     /// Which.
     pub replica: ReplicaId,
     /// On which node.
     pub node: NodeId,
-    /// The newest epoch that it has accepted; or why it did not say, in words.
-    pub epoch: Result<Epoch, String>,
+    /// What it says; or why it does not, in words.
+    pub found: Result<Inspected, String>,
+}
+
+impl Surveyed {
+    /// The newest epoch that it has accepted, if it has answered.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.found.as_ref().ok().map(|found| found.epoch)
+    }
 }

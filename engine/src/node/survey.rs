@@ -1,9 +1,10 @@
-//! Asks a volume's replicas for the newest epoch that each has accepted, before the volume is attached. Changes nothing.
+//! Asks a volume's replicas what they say of themselves, before the volume is attached, or when no member is left. Changes
+//! nothing.
 //!
 //! Section 6 wants two things of an attachment before the record is swapped. Somebody has to answer, or a volume of which no
-//! replica is in reach would raise its epoch with every try. And nobody may know a newer epoch than the record: the
-//! store was restored from an older copy then. After the swap it is too late to find out: each try that is refused
-//! raises the record's epoch by one, and one day it is the newer one.
+//! replica is in reach would raise its epoch with every try. And nobody may know a newer epoch than the record
+//! ([`Record::is_behind`]): the store was restored from an older copy then. After the swap it is too late to find out: each
+//! try that is refused raises the record's epoch by one, and one day it is the newer one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,18 +14,18 @@ use crossbeam_channel::Sender;
 use super::status::Surveyed;
 use super::{Links, Node};
 use crate::format::ReplicaIdentity;
-use crate::ids::{Epoch, NodeId, VolumeId};
+use crate::ids::{NodeId, VolumeId};
 use crate::io::Data;
 use crate::link::{CloseReason, ConnectError, Dial, PrimaryEvents, PrimarySession, dial};
-use crate::machine::protocol::{Open, Refusal};
-use crate::machine::{Record, Reply, Request, RequestId, Role, SessionId};
+use crate::machine::protocol::Inspected;
+use crate::machine::{Record, Reply, Request, RequestId, SessionId};
 
 const NO_ANSWER: &str = "it did not answer in time";
 
 impl Node {
-    /// Asks all replicas of the record at the same time, and waits for their answers at most `patience`. To be called
-    /// before the swap that makes this node the primary; the record must not be swapped unless a member has answered, and
-    /// nobody has accepted a newer epoch than the record's.
+    /// Asks all replicas of the record at the same time, members or not, and waits for their answers at most `patience`. To
+    /// be called before the swap that makes this node the primary; the record must not be swapped unless a member has
+    /// answered, nor where [`Record::is_behind`] what was answered.
     pub fn survey(self: &Arc<Self>, volume: VolumeId, record: &Record, patience: Duration) -> Vec<Surveyed> {
         let until = Instant::now() + patience;
         let (sender, answers) = crossbeam_channel::unbounded();
@@ -33,7 +34,7 @@ impl Node {
             found.push(Surveyed {
                 replica: replica.id,
                 node: replica.node,
-                epoch: Err(NO_ANSWER.to_owned()),
+                found: Err(NO_ANSWER.to_owned()),
             });
             let identity = ReplicaIdentity {
                 cluster: self.config.cluster,
@@ -43,9 +44,9 @@ impl Node {
             let (node, on, sender) = (Arc::clone(self), replica.node, sender.clone());
             self.executor.lane(1).run(move || {
                 let answer = if on == node.config.node {
-                    node.epoch_here(identity, until)
+                    node.inspect_here(identity, until)
                 } else {
-                    node.epoch_there(identity, on, until)
+                    node.inspect_there(identity, on, until)
                 };
                 // Nobody waits any more if this fails.
                 let _ = sender.send((at, answer));
@@ -54,24 +55,32 @@ impl Node {
         drop(sender);
         while let Ok((at, answer)) = answers.recv_deadline(until) {
             if let Some(surveyed) = found.get_mut(at) {
-                surveyed.epoch = answer;
+                surveyed.found = answer;
             }
         }
         found
     }
 
-    fn epoch_here(self: &Arc<Self>, identity: ReplicaIdentity, until: Instant) -> Result<Epoch, String> {
+    fn inspect_here(
+        self: &Arc<Self>,
+        identity: ReplicaIdentity,
+        until: Instant,
+    ) -> Result<Inspected, String> {
         let patience = until.saturating_duration_since(Instant::now());
         let open = self
             .replicas
             .open(self, identity, patience)
             .map_err(|error| error.to_string())?;
-        let epoch = open.epoch();
-        open.retire();
-        Ok(epoch)
+        open.inspect(self.sessions.next())
+            .ok_or_else(|| "it is just being closed".to_owned())
     }
 
-    fn epoch_there(&self, identity: ReplicaIdentity, on: NodeId, until: Instant) -> Result<Epoch, String> {
+    fn inspect_there(
+        &self,
+        identity: ReplicaIdentity,
+        on: NodeId,
+        until: Instant,
+    ) -> Result<Inspected, String> {
         let links: &Links = self
             .config
             .links
@@ -97,14 +106,14 @@ impl Node {
     }
 }
 
-/// Asks for the epoch with an Open in none, and passes on what it hears.
+/// Asks, and passes on what it hears.
 struct Question {
     identity: ReplicaIdentity,
-    sender: Sender<Result<Epoch, String>>,
+    sender: Sender<Result<Inspected, String>>,
 }
 
 impl Question {
-    fn tell(&self, answer: Result<Epoch, String>) {
+    fn tell(&self, answer: Result<Inspected, String>) {
         // Nobody waits any more if this fails.
         let _ = self.sender.send(answer);
     }
@@ -112,24 +121,16 @@ impl Question {
 
 impl PrimaryEvents for Question {
     fn up(&self, session: &Arc<PrimarySession>) {
-        let open = Request::Open(Open {
-            identity: self.identity,
-            epoch: Epoch::ZERO,
-            term: Epoch::ZERO,
-            attempt: 0,
-            role: Role::Rebuild,
-            expects: None,
-        });
-        if let Err(error) = session.request_usual(RequestId(1), &open) {
+        let question = Request::Inspect(self.identity);
+        if let Err(error) = session.request_usual(RequestId(1), &question) {
             self.tell(Err(error.to_string()));
         }
     }
 
     fn reply(&self, _: SessionId, _: RequestId, reply: Reply<Data>) {
         self.tell(match reply {
-            Reply::Refused(Refusal::Epoch(epoch)) => Ok(epoch),
-            Reply::Refused(refusal) => Err(format!("it refused ({refusal:?})")),
-            other => Err(format!("it answered {other:?} to the question for its epoch")),
+            Reply::Inspected(found) => Ok(found),
+            other => Err(format!("it answered {other:?} to the question what it is")),
         });
     }
 

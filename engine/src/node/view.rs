@@ -1,8 +1,9 @@
 //! How an open volume looks to people.
 
 use super::changes::standing;
+use super::clock;
 use super::drive::To;
-use super::status::{PeerView, Reach, VolumeState, VolumeStatus};
+use super::status::{PeerView, Reach, VerifyStatus, VolumeState, VolumeStatus};
 use super::volume::{Life, Volume};
 
 impl Volume {
@@ -47,6 +48,13 @@ impl Volume {
                 }),
             });
         }
+        let now = clock::now();
+        let verify = primary.verify_progress().map(|at| VerifyStatus {
+            compared: at.compared,
+            size: at.size,
+            differing: at.differing,
+            took: now.since(at.since),
+        });
         let (epoch, tick, settled) = (primary.epoch(), primary.tick(), primary.settled());
         drop(core);
         VolumeStatus {
@@ -58,6 +66,7 @@ impl Volume {
             size: self.geometry.size(),
             local: here.and_then(|replica| self.node.replica(replica)),
             replicas,
+            verify,
             served: self.counters().read(),
             in_flight: self.permits.operations(),
         }

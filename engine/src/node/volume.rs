@@ -1,9 +1,11 @@
 //! A volume attached on this node: opened, served as a block device, closed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use uuid::Uuid;
 
 use super::config::{OnEnded, OnEvent, VolumeConfig};
 use super::counters::{Counters, Kind};
@@ -20,7 +22,7 @@ use super::timer::Alarm;
 use super::{Node, clock};
 use crate::format::ReplicaIdentity;
 use crate::geometry::{ByteRange, Geometry};
-use crate::ids::{Epoch, ReplicaId, VolumeId};
+use crate::ids::{Epoch, Incarnation, ReplicaId, VolumeId};
 use crate::io::{BlockDevice, BlockOp, Completion, Data, IoError};
 use crate::machine::primary::{EndReason, Event, Op, PrimaryConfig, Revision};
 use crate::machine::{Primary, Record, RecordReplica};
@@ -44,6 +46,7 @@ pub struct Volume {
     term: Epoch,
     pub(super) geometry: Geometry,
     io_timeout: Duration,
+    open_within: Duration,
     max_bytes: usize,
     keeper: Arc<dyn RecordKeeper>,
     on_ended: Option<OnEnded>,
@@ -53,6 +56,8 @@ pub struct Volume {
     pub(super) permits: Permits,
     counters: Counters,
     pub(super) core: Mutex<Core>,
+    /// Whether there are members elsewhere, which go on if the one here does not.
+    pub(super) has_others: AtomicBool,
     pub(super) node: Arc<Node>,
     pub(super) timer_owner: u64,
     pub(super) myself: Weak<Volume>,
@@ -87,6 +92,7 @@ impl Volume {
                 node.config.cluster,
                 config.volume,
                 node.config.node,
+                Incarnation::from(Uuid::new_v4()),
                 config.geometry,
             )
         };
@@ -108,6 +114,7 @@ impl Volume {
             term,
             geometry: config.geometry,
             io_timeout: config.io_timeout,
+            open_within: config.open_within,
             max_bytes: config.max_bytes,
             keeper: config.keeper,
             on_ended: config.on_ended,
@@ -117,6 +124,7 @@ impl Volume {
             permits: Permits::new(config.max_operations, config.max_bytes),
             counters: Counters::default(),
             core: Mutex::new(Core::new(primary, actions)),
+            has_others: AtomicBool::new(true),
             node: node.clone(),
             timer_owner: node.timers.new_owner(),
             myself: myself.clone(),
@@ -125,9 +133,7 @@ impl Volume {
 
     fn wait_until_serving(&self) -> Result<(), OpenError> {
         let volume = self.id;
-        // Leases and convergence may take longer than the first member; the machine's own deadline bounds both.
-        let patience = self.io_timeout + GRACE;
-        match self.wait_while(Life::Opening, patience) {
+        match self.wait_while(Life::Opening, self.open_within) {
             Life::Serving => Ok(()),
             Life::Opening => {
                 let seen = self.troubles();
@@ -204,7 +210,7 @@ impl Volume {
         };
         let pending = Pending::new(Kind::Flush, permit, Box::new(tell));
         let this = self.myself.upgrade().ok_or(IoError::Io)?;
-        this.enter(Disk::MayTouch, Op::Flush, pending);
+        this.enter(self.front(Disk::MayTouch), Op::Flush, pending);
         // The machine's own deadline comes first.
         done.recv_timeout(self.io_timeout + GRACE)
             .unwrap_or(Err(IoError::Io))
@@ -323,6 +329,15 @@ impl Volume {
         drop(core);
         for (session, hosted) in ended {
             hosted.end_session(session, round);
+        }
+    }
+
+    /// What a front end's thread may do to the disk of the replica here.
+    fn front(&self, alone: Disk) -> Disk {
+        if self.has_others.load(Ordering::Relaxed) {
+            Disk::MayTouchAlone
+        } else {
+            alone
         }
     }
 
@@ -462,7 +477,7 @@ impl BlockDevice for Volume {
             done(Err(IoError::Io));
             return;
         };
-        this.enter(Disk::MayWait, op, Pending::new(kind, permit, done));
+        this.enter(self.front(Disk::MayWait), op, Pending::new(kind, permit, done));
     }
 }
 

@@ -2,6 +2,7 @@
 //! Keeps the order of sending, and never waits for the other node.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -224,6 +225,15 @@ impl PrimaryEvents for Ears {
     }
 
     fn failed(&self, error: &ConnectError) {
+        // Who refuses is there.
+        let refused = match error {
+            ConnectError::Unreachable { error, .. } => error.kind() == ErrorKind::ConnectionRefused,
+            ConnectError::Declined { .. } => true,
+            _ => false,
+        };
+        if refused {
+            self.tell(|_| Event::Reached);
+        }
         if let Some(way) = self.way.upgrade() {
             way.state.lock().trouble = Some(match error {
                 // The only one that does not say whom it is about.

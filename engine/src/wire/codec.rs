@@ -198,6 +198,10 @@ impl<'a> Take<'a> {
         self.array().map(Incarnation::from_bytes)
     }
 
+    pub(super) fn digest(&mut self) -> Result<u128, WireError> {
+        self.array().map(u128::from_le_bytes)
+    }
+
     pub(super) fn identity(&mut self) -> Result<ReplicaIdentity, WireError> {
         Ok(ReplicaIdentity {
             cluster: ClusterId::from_bytes(self.array()?),

@@ -58,6 +58,10 @@ kinds! {
     Release = 13,
     /// Tells the replica that it has failed.
     Fail = 14,
+    /// Asks for a digest.
+    Hash = 15,
+    /// Asks what the replica says of itself.
+    Inspect = 16,
     /// Answers Open.
     Opened = 65,
     /// Done.
@@ -76,6 +80,10 @@ kinds! {
     Failed = 72,
     /// The replica refuses.
     Refused = 73,
+    /// Answers Hash.
+    Hashed = 74,
+    /// Answers Inspect.
+    Inspected = 75,
     /// Are you there?
     Ping = 129,
     /// I am.

@@ -3,7 +3,7 @@
 use super::codec::{Put, Take};
 use super::request::check_list;
 use super::{Kind, WireError};
-use crate::machine::protocol::{Opened, Refusal, Reply};
+use crate::machine::protocol::{Inspected, Opened, Refusal, Reply};
 
 /// Appends the metadata; hands back the type and the data.
 pub(super) fn encode<'a, P>(
@@ -28,6 +28,8 @@ pub(super) fn encode<'a, P>(
                 put.u32(next.0);
             }
         }
+        Reply::Hashed(digest) => put.bytes(&digest.to_le_bytes()),
+        Reply::Inspected(inspected) => encode_inspected(put, inspected),
         Reply::Failed(cause) => put.cause(*cause),
         Reply::Refused(refusal) => encode_refusal(put, *refusal),
     }
@@ -54,6 +56,8 @@ pub(super) fn decode<P>(kind: Kind, take: &mut Take<'_>, data: Option<P>) -> Res
                 false => None,
             },
         },
+        Kind::Hashed => Reply::Hashed(take.digest()?),
+        Kind::Inspected => Reply::Inspected(decode_inspected(take)?),
         Kind::NoSpace => Reply::NoSpace,
         Kind::Unreadable => Reply::Unreadable,
         Kind::Failed => Reply::Failed(take.cause()?),
@@ -72,6 +76,8 @@ pub(super) const fn kind_of<P>(reply: &Reply<P>) -> Kind {
         Reply::Changed { .. } => Kind::ChangedChunks,
         Reply::NoSpace => Kind::NoSpace,
         Reply::Unreadable => Kind::Unreadable,
+        Reply::Hashed(_) => Kind::Hashed,
+        Reply::Inspected(_) => Kind::Inspected,
         Reply::Failed(_) => Kind::Failed,
         Reply::Refused(_) => Kind::Refused,
     }
@@ -94,6 +100,38 @@ fn decode_opened(take: &mut Take<'_>) -> Result<Opened, WireError> {
         whole: take.bool("flag")?,
         clean: take.bool("flag")?,
         wait: take.duration()?,
+    })
+}
+
+fn encode_inspected(put: &mut Put<'_>, inspected: &Inspected) {
+    put.bytes(&inspected.incarnation.to_bytes());
+    put.epoch(inspected.epoch);
+    put.tick(inspected.durable);
+    put.tick(inspected.settled);
+    put.bool(inspected.whole);
+    put.bool(inspected.clean);
+    put.bool(inspected.failed.is_some());
+    if let Some(cause) = inspected.failed {
+        put.cause(cause);
+    }
+    put.u32(inspected.unsettled);
+    put.u32(inspected.suspect);
+}
+
+fn decode_inspected(take: &mut Take<'_>) -> Result<Inspected, WireError> {
+    Ok(Inspected {
+        incarnation: take.incarnation()?,
+        epoch: take.epoch()?,
+        durable: take.tick()?,
+        settled: take.tick()?,
+        whole: take.bool("flag")?,
+        clean: take.bool("flag")?,
+        failed: match take.bool("flag")? {
+            true => Some(take.cause()?),
+            false => None,
+        },
+        unsettled: take.u32()?,
+        suspect: take.u32()?,
     })
 }
 

@@ -18,7 +18,7 @@ pub(super) fn encode<'a, P>(
             put.epoch(*epoch);
             put.role(*role);
         }
-        Request::Read(range) | Request::Copy(range) => {
+        Request::Read(range) | Request::Copy(range) | Request::Hash(range) => {
             check_answerable(kind, *range)?;
             put.range(*range);
         }
@@ -55,6 +55,7 @@ pub(super) fn encode<'a, P>(
         }
         Request::Checkpoint { whole } => put.bool(*whole),
         Request::Fail(cause) => put.cause(*cause),
+        Request::Inspect(identity) => put.identity(identity),
     }
     Ok((kind, None))
 }
@@ -104,6 +105,8 @@ pub(super) fn decode<P>(kind: Kind, take: &mut Take<'_>, data: Option<P>) -> Res
             settled: take.tick()?,
         },
         Kind::Fail => Request::Fail(take.cause()?),
+        Kind::Hash => Request::Hash(take_answerable(kind, take)?),
+        Kind::Inspect => Request::Inspect(take.identity()?),
         other => return Err(WireError::UnknownKind(other.number())),
     })
 }
@@ -125,6 +128,8 @@ pub(super) const fn kind_of<P>(request: &Request<P>) -> Kind {
         Request::Checkpoint { .. } => Kind::Checkpoint,
         Request::Release { .. } => Kind::Release,
         Request::Fail(_) => Kind::Fail,
+        Request::Hash(_) => Kind::Hash,
+        Request::Inspect(_) => Kind::Inspect,
     }
 }
 
@@ -132,6 +137,7 @@ fn encode_open(put: &mut Put<'_>, open: &Open) {
     put.identity(&open.identity);
     put.epoch(open.epoch);
     put.epoch(open.term);
+    put.bytes(&open.attached_by.to_bytes());
     put.u64(open.attempt);
     put.role(open.role);
     put.bool(open.expects.is_some());
@@ -145,6 +151,7 @@ fn decode_open(take: &mut Take<'_>) -> Result<Open, WireError> {
         identity: take.identity()?,
         epoch: take.epoch()?,
         term: take.epoch()?,
+        attached_by: take.incarnation()?,
         attempt: take.u64()?,
         role: take.role()?,
         expects: match take.bool("flag")? {

@@ -6,7 +6,9 @@ use crate::geometry::{ByteRange, Chunk};
 use crate::ids::{ClusterId, Epoch, Incarnation, NodeId, ReplicaId, Tick, VolumeId};
 use crate::io::{ALIGN, Data};
 use crate::machine::Payload;
-use crate::machine::protocol::{Open, Opened, Refusal, Reply, Request, RequestId, Role, StampRule};
+use crate::machine::protocol::{
+    Inspected, Open, Opened, Refusal, Reply, Request, RequestId, Role, StampRule,
+};
 use proptest::prelude::*;
 use std::io::{self, IoSliceMut, Read};
 use std::time::Duration;
@@ -18,6 +20,10 @@ pub(crate) struct Bytes(Vec<u8>);
 impl Payload for Bytes {
     fn size(&self) -> u64 {
         self.0.len() as u64
+    }
+
+    fn digest(&self) -> u128 {
+        crate::machine::payload::digest(&self.0)
     }
 }
 
@@ -166,16 +172,18 @@ fn request() -> impl Strategy<Value = Request<Bytes>> {
         identity(),
         any::<u32>(),
         any::<u32>(),
+        incarnation(),
         any::<u64>(),
         role(),
         proptest::option::of(incarnation()),
     );
     prop_oneof![
         open.prop_map(
-            |(identity, epoch, term, attempt, role, expects)| Request::Open(Open {
+            |(identity, epoch, term, attached_by, attempt, role, expects)| Request::Open(Open {
                 identity,
                 epoch: Epoch(epoch),
                 term: Epoch(term),
+                attached_by,
                 attempt,
                 role,
                 expects,
@@ -210,6 +218,8 @@ fn request() -> impl Strategy<Value = Request<Bytes>> {
         any::<bool>().prop_map(|whole| Request::Checkpoint { whole }),
         tick().prop_map(|settled| Request::Release { settled }),
         cause().prop_map(Request::Fail),
+        range(MAX_DATA as u64).prop_map(Request::Hash),
+        identity().prop_map(Request::Inspect),
     ]
 }
 
@@ -222,7 +232,33 @@ fn reply() -> impl Strategy<Value = Reply<Bytes>> {
         any::<bool>(),
         any::<u64>(),
     );
+    let inspected = (
+        (incarnation(), any::<u32>(), tick(), tick()),
+        (
+            any::<bool>(),
+            any::<bool>(),
+            proptest::option::of(cause()),
+            any::<u32>(),
+            any::<u32>(),
+        ),
+    );
     prop_oneof![
+        any::<u128>().prop_map(Reply::Hashed),
+        inspected.prop_map(
+            |((incarnation, epoch, durable, settled), (whole, clean, failed, unsettled, suspect))| {
+                Reply::Inspected(Inspected {
+                    incarnation,
+                    epoch: Epoch(epoch),
+                    durable,
+                    settled,
+                    whole,
+                    clean,
+                    failed,
+                    unsettled,
+                    suspect,
+                })
+            }
+        ),
         opened.prop_map(
             |(incarnation, durable, settled, whole, clean, wait)| Reply::Opened(Opened {
                 incarnation,

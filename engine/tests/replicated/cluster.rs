@@ -261,8 +261,14 @@ impl Cluster {
     }
 
     pub fn make_replica(&self, number: u128, index: usize) {
+        self.make_replica_as(number, index, index);
+    }
+
+    /// Makes a replica on a host in the place of the one there, under the number of another host.
+    pub fn make_replica_as(&self, number: u128, index: usize, as_of: usize) {
         let dir = self.hosts[index].disk.dir_of(volume_id(number));
-        disk::create(&dir, identity(number, index), geometry()).unwrap();
+        disk::delete(&dir).unwrap();
+        disk::create(&dir, identity(number, as_of), geometry()).unwrap();
     }
 
     pub fn config(&self, number: u128, index: usize, store: &Arc<Store>) -> VolumeConfig {

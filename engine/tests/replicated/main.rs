@@ -18,5 +18,6 @@ mod loss;
 mod members;
 mod store;
 mod takeover;
+mod verify;
 mod wire;
 mod work;

@@ -8,7 +8,7 @@ use bulkhead_engine::ids::Epoch;
 use bulkhead_engine::io::IoError;
 use bulkhead_engine::machine::MemberState;
 use bulkhead_engine::machine::primary::EndReason;
-use bulkhead_engine::node::OpenError;
+use bulkhead_engine::node::{OpenError, Surveyed};
 
 use crate::cluster::{Cluster, node_id, replica_id, soon, volume_id, wait_until};
 use crate::work::{Load, read, timed, write};
@@ -159,7 +159,13 @@ fn a_store_that_was_restored_from_an_older_copy_is_found_before_anything_is_chan
         .survey(volume_id(1), &store.record(), Duration::from_secs(10));
     assert_eq!(asked.len(), 2);
     for answer in &asked {
-        assert_eq!(answer.epoch, Ok(newest), "{asked:?}");
+        assert_eq!(answer.epoch(), Some(newest), "{asked:?}");
+        assert!(
+            answer
+                .found
+                .as_ref()
+                .is_ok_and(|found| found.clean && found.whole)
+        );
     }
     // Asking has changed nothing.
     for index in [0, 1] {
@@ -169,10 +175,9 @@ fn a_store_that_was_restored_from_an_older_copy_is_found_before_anything_is_chan
     let asked = cluster
         .node(2)
         .survey(volume_id(1), &store.record(), Duration::from_secs(10));
-    assert!(
-        asked
-            .iter()
-            .any(|answer| answer.epoch.as_ref().is_ok_and(|epoch| *epoch > old.epoch))
+    assert_eq!(
+        store.record().is_behind(asked.iter().filter_map(Surveyed::epoch)),
+        Some(newest)
     );
     // Who attaches without asking is refused, and the message says why.
     let refused = cluster.open(1, 2, &store).err().unwrap();
@@ -191,7 +196,7 @@ fn a_store_that_was_restored_from_an_older_copy_is_found_before_anything_is_chan
             .node(2)
             .survey(volume_id(1), &store.record(), Duration::from_secs(3))
     });
-    assert!(asked.iter().all(|answer| answer.epoch.is_err()), "{asked:?}");
+    assert!(asked.iter().all(|answer| answer.found.is_err()), "{asked:?}");
     assert!(took < Duration::from_secs(6), "{took:?}");
 }
 

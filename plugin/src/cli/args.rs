@@ -110,6 +110,21 @@ pub enum VolumeCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Let one replica of a volume go on alone, when those that are in sync are lost: the last resort
+    ///
+    /// Run it on the node that has the replica. Without --accept-data-loss nothing is changed, and what may be lost is
+    /// shown. Refused while the volume is attached on a node that lives. What the other replicas hold is given up: they
+    /// are made anew from the chosen one.
+    ForcePrimary {
+        /// The volume's name
+        name: String,
+        /// The replica: the name of its node, or its id or the beginning of it
+        #[arg(long, value_name = "NODE|ID")]
+        replica: String,
+        /// Do it
+        #[arg(long)]
+        accept_data_loss: bool,
+    },
     /// Delete volumes and their data; refused while they are in use
     #[command(visible_alias = "rm")]
     Delete {

@@ -1,4 +1,4 @@
-//! A volume comes to this node: the record first (epoch + 1), then its replica, the block device, the file system. On a
+//! A volume comes to this node: the record first (epoch + 1), then its replicas, the block device, the file system. On a
 //! failure everything that was done is undone in the opposite order.
 
 use std::fs;
@@ -7,10 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bulkhead_cluster::schema::{ChangeId, VolumeRecord, VolumeState};
-use bulkhead_cluster::volumes::{Attach, Volume as Stored, VolumeError};
+use bulkhead_cluster::schema::{ChangeId, VolumeState};
+use bulkhead_cluster::volumes::{Attach, Volume as Stored, engine_record};
 use bulkhead_engine::disk::DiskError;
-use bulkhead_engine::format::ReplicaIdentity;
 use bulkhead_engine::host::{AttachOptions, Attachment, DetachReport, FsKind, MountOptions};
 use bulkhead_engine::ids::VolumeId;
 use bulkhead_engine::io::BlockDevice;
@@ -19,20 +18,14 @@ use bulkhead_engine::node::{OpenError, Volume, VolumeConfig};
 use parking_lot::Mutex;
 
 use super::context::{Daemon, blocking, once_unlocked, volume_failed};
-use super::engine::{SoleMember, record_of};
+use super::engine::Keeper;
 use super::spec::kind;
 use crate::service::ServiceError;
 
 /// The directory of the volume's file system that Docker gets: `lost+found` beside it would break `initdb`.
 const DATA: &str = "data";
-/// Between looks at a volume that another node holds.
-const LOOK: Duration = Duration::from_millis(500);
-
-/// This node's replica of a volume that is to be opened.
-pub(super) struct Here {
-    pub(super) identity: ReplicaIdentity,
-    pub(super) dir: PathBuf,
-}
+/// The longest time between looks at a volume on which others work; a change is seen at once.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A volume that is attached on this node.
 pub(super) struct Attached {
@@ -61,6 +54,17 @@ impl Attached {
             Some(reason) => Some(reason.to_string()),
             None if !self.device.is_alive() => Some("the kernel has closed its connection".to_owned()),
             None => None,
+        }
+    }
+
+    /// What uses it, for people elsewhere who want it.
+    pub(super) fn user(&self) -> String {
+        let own = self.target.file_name();
+        let holders = self.device.holders().unwrap_or_default();
+        let foreign = holders.iter().find(|holder| holder.target.file_name() != own);
+        match foreign {
+            Some(holder) => format!("process {} ({})", holder.pid, holder.name),
+            None => format!("a container (docker ps -a --filter volume={})", self.name),
         }
     }
 
@@ -106,33 +110,45 @@ impl Daemon {
             self.detach(&attached).await;
         }
         self.membership.require().await?;
-        let volume = self.find(name).await?;
-        if volume.state != VolumeState::Ready {
-            return Err(ServiceError::Busy(format!(
-                "volume {name:?} is still being created; try again in a while"
-            )));
-        }
-        let (identity, dir) = self.replica_to_use(&volume).await?;
+        let volume = self.until_ready(name, end).await?;
+        let id = volume.id;
         let wish = Attach::on(self.node, String::new());
-        let held = self.take(&volume, &wish, end).await?;
-        let replica = Here { identity, dir };
-        let daemon = self.clone();
-        let record = held.record.clone();
-        let attachment = wish.attachment;
-        let brought = blocking(move || daemon.bring_up(&record, attachment, replica)).await;
+        let held = self.take(volume, &wish, end).await?;
+        let (daemon, attachment) = (self.clone(), wish.attachment);
+        let epoch = held.epoch;
+        let brought = blocking(move || daemon.bring_up(&held, attachment)).await;
         match brought {
             Ok(attached) => {
                 let mountpoint = attached.mountpoint();
-                self.failures.lock().remove(&attached.id);
+                self.failures.lock().remove(&id);
                 self.attached.lock().insert(name.to_owned(), attached);
-                tracing::info!(volume = name, epoch = %held.epoch, "mounted");
+                // What the watch has told meanwhile.
+                self.tell_engine(id);
+                tracing::info!(volume = name, %epoch, "mounted");
                 Ok(mountpoint)
             }
             Err(error) => {
-                self.release_record(volume.id, name, wish.attachment).await;
-                self.failures.lock().insert(volume.id, error.to_string());
+                self.release_record(id, name, wish.attachment).await;
+                self.failures.lock().insert(id, error.to_string());
                 Err(error)
             }
+        }
+    }
+
+    /// The volume of a name, once it is ready.
+    async fn until_ready(&self, name: &str, end: Instant) -> Result<Stored, ServiceError> {
+        loop {
+            let volume = self.find(name).await?;
+            if volume.state == VolumeState::Ready {
+                return Ok(volume);
+            }
+            if Instant::now() + LOOK >= end {
+                return Err(ServiceError::Busy(format!(
+                    "volume {name:?} is still being created by node {}; try again in a while",
+                    self.name_of(volume.creator)
+                )));
+            }
+            self.until_changed(volume.id, volume.revision, LOOK).await;
         }
     }
 
@@ -148,31 +164,6 @@ impl Daemon {
         Ok(volume)
     }
 
-    /// Makes this node the primary. Waits for another node to let go of the volume, as Swarm mounts on the new node
-    /// before it stops the task on the old one.
-    pub(super) async fn take(
-        &self,
-        volume: &VolumeRecord,
-        wish: &Attach,
-        end: Instant,
-    ) -> Result<Stored, ServiceError> {
-        loop {
-            match self.volumes.attach(volume.id, wish).await {
-                Ok(held) => {
-                    self.catalogue.note(&held);
-                    return Ok(held);
-                }
-                Err(VolumeError::Attached { .. }) if Instant::now() + LOOK < end => {
-                    tokio::time::sleep(LOOK).await
-                }
-                Err(error) => {
-                    // The record may come to name this attachment: the next look at the records releases it.
-                    return Err(volume_failed(&error));
-                }
-            }
-        }
-    }
-
     /// Gives the record back. If the store is away, the next look at the records does it.
     pub(super) async fn release_record(&self, id: VolumeId, name: &str, attachment: ChangeId) {
         match self.volumes.release(id, self.node, Some(attachment)).await {
@@ -182,21 +173,22 @@ impl Daemon {
         }
     }
 
-    /// Opens the replica and makes a block device of it.
-    pub(super) fn open_device(
-        &self,
-        record: &VolumeRecord,
-        replica: &Here,
-    ) -> Result<(Arc<Volume>, Attachment), ServiceError> {
+    /// Opens the volume in the epoch of its record, and makes a block device of it. Blocks.
+    pub(super) fn open_device(&self, record: &Stored) -> Result<(Arc<Volume>, Attachment), ServiceError> {
         let (name, id) = (record.name.clone(), record.id);
         let failed = |error: &dyn std::fmt::Display| {
             ServiceError::Failed(format!("volume {name:?} cannot be attached: {error}"))
         };
         let open = || {
             let (ended, told) = (self.ended.clone(), record.name.clone());
-            let opened = record_of(record, replica.identity.replica, self.node);
-            let keeper = Arc::new(SoleMember);
-            let mut config = VolumeConfig::new(id, record.geometry, opened, Revision(0), keeper);
+            let keeper = Keeper::new(id, self.volumes.clone(), self.catalogue.clone());
+            let mut config = VolumeConfig::new(
+                id,
+                record.geometry,
+                engine_record(record),
+                Revision(record.revision.0),
+                Arc::new(keeper),
+            );
             config.on_ended = Some(Box::new(move |_, reason| {
                 // Nobody listens only while the daemon ends.
                 let _ = ended.send((told.clone(), id, reason.to_string()));
@@ -209,7 +201,6 @@ impl Daemon {
             };
             matches!(**source, DiskError::InUse(_))
         };
-        self.places.add(replica.identity.replica, replica.dir.clone());
         let volume = once_unlocked(open, is_locked).map_err(|error| failed(&error))?;
         let device: Arc<dyn BlockDevice> = volume.clone();
         match Attachment::attach(&self.dirs, id, device, AttachOptions::default()) {
@@ -221,16 +212,11 @@ impl Daemon {
         }
     }
 
-    fn bring_up(
-        &self,
-        record: &VolumeRecord,
-        attachment: ChangeId,
-        replica: Here,
-    ) -> Result<Arc<Attached>, ServiceError> {
+    fn bring_up(&self, record: &Stored, attachment: ChangeId) -> Result<Arc<Attached>, ServiceError> {
         let fs = kind(record.spec.fs);
         let options = MountOptions::parse(fs, &record.spec.mount_options)
             .map_err(|error| ServiceError::Invalid(error.to_string()))?;
-        let (volume, device) = self.open_device(record, &replica)?;
+        let (volume, device) = self.open_device(record)?;
         let attached = Attached {
             id: record.id,
             name: record.name.clone(),
@@ -247,6 +233,24 @@ impl Daemon {
             return Err(error);
         }
         Ok(Arc::new(attached))
+    }
+
+    /// Shows the engine the record of an attached volume as it is known now.
+    pub(super) fn tell_engine(&self, id: VolumeId) {
+        let found = self
+            .attached
+            .lock()
+            .values()
+            .find(|attached| attached.id == id)
+            .cloned();
+        let record = self.catalogue.read(|contents| contents.by_id(id).cloned());
+        if let (Some(attached), Some(record)) = (found, record) {
+            // On a thread that may block: what follows from it may have to wait for a disk.
+            tokio::task::spawn_blocking(move || {
+                let (seen, revision) = (engine_record(&record), Revision(record.revision.0));
+                attached.volume.record_seen(seen, revision);
+            });
+        }
     }
 }
 

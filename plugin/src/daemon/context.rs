@@ -1,30 +1,27 @@
 //! What all parts of the daemon share, and how it comes to be.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use bulkhead_cluster::catalogue::Catalogue;
 use bulkhead_cluster::nodes::Nodes;
-use bulkhead_cluster::schema::ReplicaState;
-use bulkhead_cluster::schema::VolumeRecord;
 use bulkhead_cluster::store::{self, Store};
 use bulkhead_cluster::volumes::{Volume as Stored, VolumeError, Volumes};
-use bulkhead_engine::format::ReplicaIdentity;
 use bulkhead_engine::host::{HostDirs, clean_stale};
 use bulkhead_engine::ids::{ClusterId, NodeId, VolumeId};
-use bulkhead_engine::node::{Node, NodeConfig};
+use bulkhead_engine::node::{Links, Node, NodeConfig};
 use bulkhead_engine::pool::PoolOwner;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::attach::Attached;
-use super::engine::Places;
+use super::engine::{Places, addresses};
 use super::identity::Identity;
 use super::membership::Membership;
 use super::pools::Pools;
+use super::rebuild::Away;
 use super::reconcile;
 use crate::config::Config;
 use crate::locks::{NameGuard, NameLocks};
@@ -45,13 +42,20 @@ pub(super) struct Daemon {
     pub(super) nodes: Nodes,
     pub(super) volumes: Volumes,
     /// What Get, List and `status` answer from, at once and also while the store is away.
-    pub(super) catalogue: Catalogue,
+    pub(super) catalogue: Arc<Catalogue>,
     pub(super) membership: Arc<Membership>,
     pub(super) engine: Arc<Node>,
     pub(super) places: Arc<Places>,
     pub(super) dirs: HostDirs,
     pub(super) pools: Pools,
+    /// Locks of volumes by name: one operation at a time.
     pub(super) locks: NameLocks,
+    /// Locks of this node's replicas by the volume's id.
+    pub(super) replica_locks: NameLocks,
+    /// Replicas here that no record knows, in words.
+    pub(super) strange: Mutex<Vec<String>>,
+    /// Nodes and pools that are away.
+    pub(super) away: Mutex<Away>,
     /// Volumes that are attached on this node, by name.
     pub(super) attached: Mutex<BTreeMap<String, Arc<Attached>>>,
     /// Volumes that ended by themselves, and why, until they are attached again.
@@ -69,16 +73,17 @@ impl Daemon {
             tracing::debug!("{what}");
             starting.send_replace(what.to_owned());
         };
+        step("taking away what an earlier run left mounted");
+        let dirs = host_dirs(&config);
+        clean(dirs.clone()).await?;
+
         step("opening the store");
         let identity = Identity::open(&config.state_dir)?;
         let node = identity.node();
         let node_name = config.node_name();
         let store = store::open(&config.store, &config.store_options()?).await?;
+        step("joining the cluster");
         let (membership, cluster) = Membership::begin(&config, store.clone(), identity, starting).await?;
-
-        step("taking away what an earlier run left mounted");
-        let dirs = host_dirs(&config);
-        clean(dirs.clone()).await?;
 
         step("attaching the pools");
         let pools = Pools::open(config.state_dir.clone(), PoolOwner { cluster, node }).await?;
@@ -89,8 +94,12 @@ impl Daemon {
             tracing::warn!("the store does not answer; what is shown of volumes may be out of date");
         }
         let (ended, endings) = mpsc::unbounded_channel();
-        let places = Arc::<Places>::default();
-        let engine = NodeConfig::new(cluster, node, places.clone());
+        let catalogue = Arc::new(catalogue);
+        let places = Arc::new(Places::new(node, catalogue.clone(), pools.clone()));
+        let mut engine = NodeConfig::new(cluster, node, places.clone());
+        if store.capabilities().arbitrates {
+            engine.links = Some(Links::new(addresses(catalogue.clone())));
+        }
         let daemon = Arc::new(Self {
             node,
             node_name,
@@ -105,6 +114,9 @@ impl Daemon {
             dirs,
             pools,
             locks: NameLocks::default(),
+            replica_locks: NameLocks::default(),
+            strange: Mutex::default(),
+            away: Mutex::default(),
             attached: Mutex::default(),
             failures: Mutex::default(),
             ended,
@@ -113,20 +125,12 @@ impl Daemon {
         });
         tokio::spawn(super::release::watch_endings(Arc::downgrade(&daemon), endings));
 
+        step("listening to the other nodes");
+        super::listen::begin(&daemon).await?;
+
         step("finishing what an earlier run had begun");
         reconcile::once(&daemon).await;
         Ok(daemon)
-    }
-
-    /// As [`replica_here`](Self::replica_here), having looked that its pool is there.
-    pub(super) async fn replica_to_use(
-        &self,
-        volume: &VolumeRecord,
-    ) -> Result<(ReplicaIdentity, PathBuf), ServiceError> {
-        for replica in volume.replicas_on(self.node) {
-            self.pools.check(replica.pool).await?;
-        }
-        self.replica_here(volume)
     }
 
     /// The records of all volumes, those that are being deleted too, as this node knows them.
@@ -151,37 +155,6 @@ impl Daemon {
     /// The volume that is attached on this node under a name.
     pub(super) fn attached(&self, name: &str) -> Option<Arc<Attached>> {
         self.attached.lock().get(name).cloned()
-    }
-
-    /// This node's replica of a volume: its identity, and where it lies.
-    ///
-    /// As last seen: [`Pools::check`] comes before it is used.
-    pub(super) fn replica_here(
-        &self,
-        volume: &VolumeRecord,
-    ) -> Result<(ReplicaIdentity, PathBuf), ServiceError> {
-        let name = &volume.name;
-        let replica = volume
-            .replicas_on(self.node)
-            .find(|replica| replica.state == ReplicaState::Member)
-            .ok_or_else(|| {
-                ServiceError::Failed(format!(
-                    "volume {name:?} has no replica on node {}; run what uses it on a node that has one",
-                    self.node_name
-                ))
-            })?;
-        let dir = self.pools.replicas(replica.pool).ok_or_else(|| {
-            ServiceError::Failed(format!(
-                "volume {name:?} cannot be used: its pool {} is not there; `bulkhead pool list` shows what is wrong with it",
-                replica.pool
-            ))
-        })?;
-        let identity = ReplicaIdentity {
-            cluster: self.cluster,
-            volume: volume.id,
-            replica: replica.id,
-        };
-        Ok((identity, dir.join(volume.id.to_string())))
     }
 }
 

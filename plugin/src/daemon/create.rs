@@ -1,5 +1,5 @@
-//! A volume comes into being: spec, place, record (creating), replica, file system, record (ready). What fails half-way
-//! is undone; what a crash leaves half-way is undone at the next start.
+//! A volume comes into being: spec, places, record (creating), a replica on each of the nodes, file system, record (ready).
+//! What fails half-way is undone everywhere; what a crash leaves half-way is undone by whoever comes next.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,16 +8,23 @@ use bulkhead_cluster::catalogue::Contents;
 use bulkhead_cluster::placement::{PoolView, place};
 use bulkhead_cluster::schema::{VolumeRecord, VolumeSpec, VolumeState};
 use bulkhead_cluster::volumes::{Attach, Begun, NewVolume, Placed, Volume as Stored};
-use bulkhead_engine::disk::{self, DiskError};
 
-use super::attach::{Here, close};
+use super::attach::close;
 use super::context::{Daemon, blocking, volume_failed};
 use super::{spec, view};
 use crate::options::VolumeRequest;
 use crate::service::ServiceError;
 
-/// Between looks at a volume that somebody else creates.
-const LOOK: Duration = Duration::from_millis(200);
+/// The longest time between looks at a volume on which others work; a change is seen at once.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What became of a volume that existed already.
+enum Settled {
+    /// It is ready, and as asked for.
+    AsAsked,
+    /// It never became ready, and is gone.
+    Undone,
+}
 
 impl Daemon {
     /// Makes a volume. Success if it exists and is as asked for.
@@ -35,7 +42,10 @@ impl Daemon {
                 // Nobody works on it, or the lock would be held: an earlier try broke off.
                 self.undo(&existing).await?;
             }
-            Ok(existing) => return self.settle(existing, request, end).await,
+            Ok(existing) => match self.settle(existing, request, end).await? {
+                Settled::AsAsked => return Ok(()),
+                Settled::Undone => {}
+            },
             Err(ServiceError::NotFound(_)) => {}
             Err(error) => return Err(error),
         }
@@ -49,10 +59,17 @@ impl Daemon {
             .map_err(|error| volume_failed(&error))?
         {
             Begun::Made(volume) => volume,
-            Begun::Existing(volume) => return self.settle(volume, request, end).await,
+            Begun::Existing(volume) => {
+                return match self.settle(volume, request, end).await? {
+                    Settled::AsAsked => Ok(()),
+                    Settled::Undone => Err(ServiceError::Busy(format!(
+                        "volume {name:?} was being created by a node that went away; try again"
+                    ))),
+                };
+            }
         };
         self.catalogue.note(&volume);
-        match self.make(&volume).await {
+        match self.make(&volume, end).await {
             Ok(()) => {
                 tracing::info!(volume = name, size = volume.spec.size, "created");
                 Ok(())
@@ -67,14 +84,35 @@ impl Daemon {
         }
     }
 
-    /// One of that name exists: waits until it is ready, and compares it with what is asked for.
+    /// One of that name exists: waits until it is ready, and only then compares it with what is asked for: it may never be.
+    /// One whose creator is dead is undone.
     async fn settle(
-        &self,
+        self: &Arc<Self>,
         mut volume: Stored,
         request: &VolumeRequest,
         end: Instant,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<Settled, ServiceError> {
         let name = volume.name.clone();
+        while volume.state == VolumeState::Creating {
+            let creator = volume.creator;
+            let lives = self.catalogue.read(|contents| contents.is_alive(creator));
+            // The store has the last word on whether it lives.
+            if !lives && self.undo(&volume).await.is_ok() {
+                tracing::info!(volume = name, "its creator is dead, and its creation is undone");
+                return Ok(Settled::Undone);
+            }
+            if Instant::now() + LOOK >= end {
+                return Err(ServiceError::Busy(format!(
+                    "volume {name:?} is being created by node {}; try again in a while",
+                    self.name_of(creator)
+                )));
+            }
+            self.until_changed(volume.id, volume.revision, LOOK).await;
+            volume = match self.find(&name).await {
+                Err(ServiceError::NotFound(_)) => return Ok(Settled::Undone),
+                found => found?,
+            };
+        }
         let drift = request.drift(&view::as_asked(&volume.spec));
         if !drift.is_empty() {
             return Err(ServiceError::Conflict(format!(
@@ -82,16 +120,7 @@ impl Daemon {
                 drift.join(", ")
             )));
         }
-        while volume.state == VolumeState::Creating {
-            if Instant::now() + LOOK >= end {
-                return Err(ServiceError::Busy(format!(
-                    "volume {name:?} is being created by another node; try again in a while"
-                )));
-            }
-            tokio::time::sleep(LOOK).await;
-            volume = self.find(&name).await?;
-        }
-        Ok(())
+        Ok(Settled::AsAsked)
     }
 
     async fn places(&self, name: &str, spec: &VolumeSpec) -> Result<Vec<Placed>, ServiceError> {
@@ -112,19 +141,14 @@ impl Daemon {
             .map_err(|refusal| ServiceError::NoSpace(format!("volume {name:?} cannot be placed: {refusal}")))
     }
 
-    /// Makes the replica and the file system of a volume whose record is there.
-    async fn make(self: &Arc<Self>, volume: &VolumeRecord) -> Result<(), ServiceError> {
-        let (identity, dir) = self.replica_to_use(volume).await?;
-        let (here, geometry, name) = (dir.clone(), volume.geometry, volume.name.clone());
-        blocking(move || {
-            disk::create(&here, identity, geometry).map_err(|error| out_of_space(&name, &error))
-        })
-        .await?;
+    /// Has the replicas made of a volume whose record is there, and makes its file system.
+    async fn make(self: &Arc<Self>, volume: &VolumeRecord, end: Instant) -> Result<(), ServiceError> {
+        self.make_replicas(volume.id).await?;
+        let made = self.until_made(volume, end).await?;
         let wish = Attach::on(self.node, "its creation").while_creating();
-        let held = self.take(volume, &wish, Instant::now()).await?;
-        let (daemon, record) = (self.clone(), held.record.clone());
-        let replica = Here { identity, dir };
-        let made = blocking(move || daemon.make_file_system(&record, replica)).await;
+        let held = self.take(made, &wish, end).await?;
+        let (daemon, record) = (self.clone(), held.clone());
+        let made = blocking(move || daemon.make_file_system(&record)).await;
         self.release_record(volume.id, &volume.name, wish.attachment)
             .await;
         made?;
@@ -137,8 +161,50 @@ impl Daemon {
         Ok(())
     }
 
-    fn make_file_system(&self, record: &VolumeRecord, replica: Here) -> Result<(), ServiceError> {
-        let (volume, device) = self.open_device(record, &replica)?;
+    /// Waits until every node has made its replica. An error says which one has not, and why.
+    async fn until_made(&self, volume: &VolumeRecord, end: Instant) -> Result<Stored, ServiceError> {
+        let name = &volume.name;
+        loop {
+            let now = self.catalogue.read(|contents| contents.by_id(volume.id).cloned());
+            let now = now.ok_or_else(|| {
+                ServiceError::Failed(format!("volume {name:?} was deleted while it was being created"))
+            })?;
+            if now.state != VolumeState::Creating {
+                return Err(ServiceError::Failed(format!(
+                    "volume {name:?} was deleted while it was being created"
+                )));
+            }
+            let unmade: Vec<_> = now.replicas.iter().filter(|replica| !replica.made).collect();
+            if unmade.is_empty() {
+                return Ok(Stored::clone(&now));
+            }
+            for replica in &unmade {
+                let node = self.name_of(replica.node);
+                if let Some(trouble) = &replica.trouble {
+                    return Err(ServiceError::Failed(format!(
+                        "volume {name:?} cannot be created, because node {node} cannot make its replica: {trouble}"
+                    )));
+                }
+                let lives = self.catalogue.read(|contents| contents.is_alive(replica.node));
+                if !lives && replica.node != self.node {
+                    return Err(ServiceError::Failed(format!(
+                        "volume {name:?} cannot be created, because node {node} went away before it had made its replica; try again"
+                    )));
+                }
+            }
+            if Instant::now() >= end {
+                let nodes: Vec<String> = unmade.iter().map(|replica| self.name_of(replica.node)).collect();
+                return Err(ServiceError::Failed(format!(
+                    "volume {name:?} cannot be created: no word of a replica from {}; look at the daemon there",
+                    nodes.join(", ")
+                )));
+            }
+            self.until_changed(volume.id, now.revision, LOOK).await;
+        }
+    }
+
+    fn make_file_system(&self, record: &Stored) -> Result<(), ServiceError> {
+        let (volume, device) = self.open_device(record)?;
         let made = device.mkfs(&spec::mkfs(&record.spec)).map_err(|error| {
             ServiceError::Failed(format!("volume {:?} gets no file system: {error}", record.name))
         });
@@ -157,25 +223,15 @@ impl Daemon {
     }
 
     /// Takes away what there is of a volume that never became ready.
-    pub(super) async fn undo(&self, volume: &VolumeRecord) -> Result<(), ServiceError> {
-        self.volumes
-            .release(volume.id, self.node, None)
-            .await
-            .map_err(|error| volume_failed(&error))?;
-        let going = self
+    pub(super) async fn undo(self: &Arc<Self>, volume: &VolumeRecord) -> Result<(), ServiceError> {
+        let undone = self
             .volumes
-            .begin_delete_of(volume.id, self.node)
+            .undo_create(volume.id, self.node)
             .await
             .map_err(|error| volume_failed(&error))?;
-        self.catalogue.note(&going);
-        self.finish_delete(&going).await
-    }
-}
-
-fn out_of_space(name: &str, error: &DiskError) -> ServiceError {
-    let message = format!("volume {name:?} gets no replica: {error}");
-    match error {
-        DiskError::Io { source, .. } if disk::is_out_of_space(source) => ServiceError::NoSpace(message),
-        _ => ServiceError::Failed(message),
+        if let Some(undone) = &undone {
+            self.catalogue.note(undone);
+        }
+        self.remove_replicas(volume.id).await
     }
 }

@@ -1,16 +1,10 @@
-//! A volume goes: refused while it is used; then the record says "deleting", the replica is removed, the record goes.
+//! A volume goes: refused while it is used; then the record says "deleting" and its name is free. Each node removes its
+//! replica, this one at once, and the record goes with the last.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use bulkhead_cluster::schema::{VolumeRecord, VolumeState};
-use bulkhead_engine::disk::{self, DiskError};
-
-use super::context::{Daemon, blocking, once_unlocked, volume_failed};
+use super::context::{Daemon, volume_failed};
 use crate::service::ServiceError;
-
-/// How long a disk may take to come to rest before a replica on it is removed.
-const CLOSING: Duration = Duration::from_secs(5);
 
 impl Daemon {
     /// Deletes a volume and gives its space back.
@@ -48,46 +42,9 @@ impl Daemon {
             .await
             .map_err(|error| volume_failed(&error))?;
         self.catalogue.note(&going);
-        self.finish_delete(&going).await?;
+        self.remove_replicas(going.id).await?;
         self.failures.lock().remove(&going.id);
         tracing::info!(volume = name, "deleted");
-        Ok(())
-    }
-
-    /// Removes this node's replicas of a volume that is being deleted; the record goes with the last one.
-    pub(super) async fn finish_delete(&self, volume: &VolumeRecord) -> Result<(), ServiceError> {
-        debug_assert!(volume.state == VolumeState::Deleting);
-        for replica in volume.replicas_on(self.node) {
-            self.pools.check(replica.pool).await?;
-            let Some(pool) = self.pools.replicas(replica.pool) else {
-                return Err(ServiceError::Failed(format!(
-                    "volume {:?} is deleted when its pool {} is back",
-                    volume.name, replica.pool
-                )));
-            };
-            let (dir, name) = (pool.join(volume.id.to_string()), volume.name.clone());
-            let (engine, id) = (self.engine.clone(), replica.id);
-            self.places.remove(id);
-            blocking(move || {
-                engine
-                    .close_replica(id, Instant::now() + CLOSING)
-                    .map_err(|error| ServiceError::Failed(format!("volume {name:?}: {error}")))?;
-                once_unlocked(
-                    || disk::delete(&dir),
-                    |error| matches!(error, DiskError::InUse(_)),
-                )
-                .map_err(|error| {
-                    ServiceError::Failed(format!(
-                        "the data of volume {name:?} cannot be removed yet: {error}; it is tried again"
-                    ))
-                })
-            })
-            .await?;
-        }
-        self.volumes
-            .finish_delete(volume.id, self.node)
-            .await
-            .map_err(|error| volume_failed(&error))?;
         Ok(())
     }
 }

@@ -1,66 +1,173 @@
-//! What the engine asks of the daemon: where this node's replicas lie, and changes of records. Changes nothing itself.
+//! What the engine asks of the daemon: where this node's replicas lie, where other nodes are, and changes of records.
+//! Decides nothing; answers from the catalogue, and changes records only as the engine's machines say.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use bulkhead_cluster::schema::VolumeRecord;
+use bulkhead_cluster::catalogue::Catalogue;
+use bulkhead_cluster::schema::{ReplicaState, VolumeState};
+use bulkhead_cluster::store::Revision as StoreRevision;
+use bulkhead_cluster::volumes::{Swap, Volumes, engine_record};
 use bulkhead_engine::format::ReplicaIdentity;
-use bulkhead_engine::ids::{NodeId, ReplicaId};
+use bulkhead_engine::ids::{NodeId, ReplicaId, VolumeId};
+use bulkhead_engine::link::Addresses;
+use bulkhead_engine::machine::Record;
 use bulkhead_engine::machine::primary::{Revision, SwapOutcome};
 use bulkhead_engine::machine::record::ChangeId;
-use bulkhead_engine::machine::{MemberState, Record, RecordReplica};
 use bulkhead_engine::node::{Locate, RecordKeeper, RecordRead, Swapped};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
-/// Where the replicas lie that may be opened.
-#[derive(Default)]
-pub(super) struct Places(Mutex<HashMap<ReplicaId, PathBuf>>);
+use super::pools::Pools;
+
+/// Where the replicas of this node lie that may be opened.
+pub(super) struct Places {
+    node: NodeId,
+    catalogue: Arc<Catalogue>,
+    pools: Pools,
+    /// Replicas whose files are being removed.
+    going: Mutex<BTreeSet<ReplicaId>>,
+}
 
 impl Places {
-    /// A replica may be opened.
-    pub(super) fn add(&self, replica: ReplicaId, dir: PathBuf) {
-        self.0.lock().insert(replica, dir);
+    pub(super) fn new(node: NodeId, catalogue: Arc<Catalogue>, pools: Pools) -> Self {
+        Self {
+            node,
+            catalogue,
+            pools,
+            going: Mutex::default(),
+        }
     }
 
-    /// A replica is to go.
-    pub(super) fn remove(&self, replica: ReplicaId) {
-        self.0.lock().remove(&replica);
+    /// A replica is to go: nobody may open it until the answer is dropped.
+    pub(super) fn close(self: &Arc<Self>, replica: ReplicaId) -> Going {
+        self.going.lock().insert(replica);
+        Going {
+            places: self.clone(),
+            replica,
+        }
+    }
+}
+
+/// A replica is being removed for as long as this lives.
+pub(super) struct Going {
+    places: Arc<Places>,
+    replica: ReplicaId,
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        self.places.going.lock().remove(&self.replica);
     }
 }
 
 impl Locate for Places {
     fn locate(&self, replica: &ReplicaIdentity) -> Result<PathBuf, String> {
-        let found = self.0.lock().get(&replica.replica).cloned();
-        found.ok_or_else(|| "it is not in use".to_owned())
+        if self.going.lock().contains(&replica.replica) {
+            return Err("it is being removed".to_owned());
+        }
+        let volume = self
+            .catalogue
+            .read(|contents| contents.by_id(replica.volume).cloned());
+        let volume = volume.ok_or("no record knows its volume")?;
+        let found = volume
+            .replica(replica.replica)
+            .filter(|found| found.node == self.node)
+            .ok_or("its volume's record does not know it")?;
+        if volume.state == VolumeState::Deleting || found.state == ReplicaState::Removing {
+            return Err("it is to be removed".to_owned());
+        }
+        if !found.made {
+            return Err("it is not made yet".to_owned());
+        }
+        let dir = self.pools.replicas(found.pool).ok_or_else(|| {
+            format!(
+                "its pool {} is not there; `bulkhead pool list` shows what is wrong with it",
+                found.pool
+            )
+        })?;
+        Ok(dir.join(replica.volume.to_string()))
     }
 }
 
-/// The record of a volume whose only member is on this node: nothing about it has to change while it is attached.
-pub(super) struct SoleMember;
+/// Where nodes are, by their records.
+pub(super) fn addresses(catalogue: Arc<Catalogue>) -> Addresses {
+    Arc::new(move |node: NodeId| -> Vec<SocketAddr> {
+        let address = catalogue.read(|contents| contents.data_address(node).map(str::to_owned));
+        let Some(address) = address.filter(|address| !address.is_empty()) else {
+            return Vec::new();
+        };
+        match address.to_socket_addrs() {
+            Ok(found) => found.collect(),
+            Err(error) => {
+                tracing::debug!(%node, address, %error, "its address cannot be resolved");
+                Vec::new()
+            }
+        }
+    })
+}
 
-impl RecordKeeper for SoleMember {
-    fn swap(&self, _: ChangeId, _: Revision, _: Record, done: Swapped) {
-        done(SwapOutcome::Unknown);
+/// Changes and reads the record of one volume for the engine.
+pub(super) struct Keeper {
+    volume: VolumeId,
+    volumes: Volumes,
+    catalogue: Arc<Catalogue>,
+    runtime: Handle,
+}
+
+impl Keeper {
+    /// To be called within the runtime that does its work.
+    pub(super) fn new(volume: VolumeId, volumes: Volumes, catalogue: Arc<Catalogue>) -> Self {
+        Self {
+            volume,
+            volumes,
+            catalogue,
+            runtime: Handle::current(),
+        }
+    }
+}
+
+impl RecordKeeper for Keeper {
+    fn swap(&self, change: ChangeId, expected: Revision, record: Record, done: Swapped) {
+        let (id, volumes, catalogue) = (self.volume, self.volumes.clone(), self.catalogue.clone());
+        self.runtime.spawn(async move {
+            let known = catalogue.read(|contents| contents.by_id(id).cloned());
+            let expected = StoreRevision(expected.0);
+            let outcome = match volumes
+                .swap_as_primary(id, expected, &record, known.as_deref())
+                .await
+            {
+                Swap::Applied(volume) => {
+                    tracing::info!(volume = volume.name, epoch = %volume.epoch, "its primary has changed its replicas");
+                    catalogue.note(&volume);
+                    SwapOutcome::Applied(Revision(volume.revision.0))
+                }
+                Swap::Conflict => SwapOutcome::Conflict,
+                Swap::Unknown(error) => {
+                    tracing::warn!(volume = %id, %error, ?change, "a change of its replicas is not known to be made");
+                    SwapOutcome::Unknown
+                }
+            };
+            done(outcome);
+        });
     }
 
     fn read(&self, done: RecordRead) {
-        done(None);
-    }
-}
-
-/// The record as the engine sees it, attached on `node` with the replica there as its only member.
-pub(super) fn record_of(volume: &VolumeRecord, replica: ReplicaId, node: NodeId) -> Record {
-    Record {
-        epoch: volume.epoch,
-        primary: Some(node),
-        replicas: vec![RecordReplica {
-            id: replica,
-            node,
-            state: MemberState::Member,
-        }],
-        change: ChangeId {
-            term: volume.epoch,
-            count: 0,
-        },
+        let (id, volumes, catalogue) = (self.volume, self.volumes.clone(), self.catalogue.clone());
+        self.runtime.spawn(async move {
+            let found = match volumes.by_id(id).await {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!(volume = %id, %error, "its record cannot be read");
+                    None
+                }
+            };
+            done(found.map(|volume| {
+                catalogue.note(&volume);
+                (engine_record(&volume), Revision(volume.revision.0))
+            }));
+        });
     }
 }

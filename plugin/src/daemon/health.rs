@@ -209,6 +209,7 @@ impl Daemon {
                 pool.status
             ));
         }
+        problems.extend(self.strange.lock().iter().cloned());
         problems
     }
 

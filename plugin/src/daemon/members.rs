@@ -11,7 +11,7 @@ use bulkhead_cluster::schema::{LiveRecord, PoolRecord, PoolState};
 use bulkhead_engine::ids::{NodeId, PoolId};
 
 use super::context::Daemon;
-use super::view::replica_word;
+use super::redundancy::replica_word;
 use crate::nearest::no_such;
 use crate::options::check_label;
 use crate::service::{LabelChange, NodePoolView, NodeView, NodeVolumeView, ServiceError};
@@ -236,7 +236,7 @@ fn volumes_of(contents: &Contents, node: NodeId) -> Vec<NodeVolumeView> {
                 .is_some_and(|primary| primary.node == node);
             (replica.is_some() || attached).then(|| NodeVolumeView {
                 name: volume.name.clone(),
-                replica: replica.map(|replica| replica_word(replica.state).to_owned()),
+                replica: replica.map(|replica| replica_word(replica).to_owned()),
                 attached,
             })
         })

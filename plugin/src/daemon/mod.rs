@@ -8,23 +8,29 @@ mod create;
 mod delete;
 mod dockerd;
 mod engine;
+mod force;
 mod health;
 mod identity;
 mod instance;
+mod listen;
 mod members;
 mod membership;
 mod node;
 mod pools;
+mod rebuild;
 mod reconcile;
+mod redundancy;
 mod release;
+mod replicas;
 mod service;
 mod spec;
+mod take;
 mod view;
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bulkhead_engine::disk;
@@ -123,6 +129,11 @@ async fn run(config: Config, promise: &MemoryPromise) -> anyhow::Result<()> {
     stop.send_replace(true);
     if let Some(daemon) = daemon {
         daemon.release_everything(config.timeout.stop.duration()).await;
+        let engine = daemon.engine.clone();
+        let closed = tokio::task::spawn_blocking(move || engine.stop(Instant::now() + POOLS)).await;
+        if !closed.unwrap_or(false) {
+            tracing::warn!("a replica is still busy; its disk does not answer");
+        }
         if timeout(POOLS, daemon.pools.close()).await.is_err() {
             tracing::warn!("a pool does not let itself be unmounted");
         }
@@ -152,6 +163,7 @@ async fn serve_until_stopped(
             reconcile::keep_up(daemon.clone(), stop.subscribe()),
             dockerd::keep_known(config.docker.api.clone(), stop.subscribe()),
             membership::keep_telling(daemon.clone()),
+            rebuild::keep_up(daemon.clone()),
         );
         // They end only when they are told to stop.
         std::future::pending().await

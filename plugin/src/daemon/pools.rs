@@ -111,6 +111,15 @@ impl Pools {
             .clone()
     }
 
+    /// Where the replicas lie of all pools that are there, as last seen.
+    pub(super) fn all_replicas(&self) -> Vec<(PoolId, PathBuf)> {
+        let seen = self.seen.read();
+        let there = seen
+            .iter()
+            .filter_map(|seen| Some((seen.info.id, seen.replicas.clone()?)));
+        there.collect()
+    }
+
     /// Makes sure that a pool is there before something is written into it.
     pub(super) async fn check(&self, id: PoolId) -> Result<(), ServiceError> {
         let engine = self.engine.clone();

@@ -1,44 +1,64 @@
-//! Looks at the records from time to time, and first of all at the start: what was begun and left is finished or
-//! undone. Works on one volume at a time, under its lock, and passes by those on which somebody else works.
+//! Does on this node what the records say: driven by their changes, and by a look at all of them from time to time, and
+//! first of all at the start. Replicas are made and removed, what was begun and left is finished or undone, what others
+//! ask for is released. Each errand runs on its own, under the locks of its volume, and is decided anew there.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_cluster::schema::{VolumeRecord, VolumeState};
-use tokio::sync::watch;
-use tokio::time::sleep;
+use bulkhead_cluster::nodes::Node;
+use bulkhead_cluster::schema::{Replica, ReplicaState, VolumeRecord, VolumeState};
+use bulkhead_engine::ids::{NodeId, VolumeId};
+use futures::StreamExt;
+use futures::stream;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::context::{Daemon, volume_failed};
 use crate::service::ServiceError;
 
-/// Between looks.
+/// Between looks at everything.
 const INTERVAL: Duration = Duration::from_secs(30);
+/// Between looks at whether nodes have come or gone, or the store.
+const GLANCE: Duration = Duration::from_secs(2);
 /// How long a volume on which somebody works is waited for.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// Errands at the same time.
+const ERRANDS: usize = 16;
 
-/// One look at all records.
-pub(super) async fn once(daemon: &Arc<Daemon>) {
-    for record in daemon.records() {
-        if !daemon.is_left_over(&record) {
-            continue;
-        }
-        let Ok(_guard) = daemon.lock(&record.name, "being tidied up", PATIENCE).await else {
-            continue;
-        };
-        if let Err(error) = daemon.tidy(&record).await {
-            tracing::warn!(volume = record.name, %error, "what was begun could not be finished yet");
-        }
-    }
+/// What is to be done on this node about a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Errand {
+    /// Make its replicas here.
+    Make,
+    /// Remove its replicas here.
+    Remove,
+    /// Undo its creation.
+    Undo,
+    /// Give its record back: an earlier run left it attached.
+    Release,
+    /// Another node asks for it.
+    Asked,
 }
 
-/// Looks until `stop` says so.
+/// One look at all records, to its end.
+pub(super) async fn once(daemon: &Arc<Daemon>) {
+    errands(daemon).await;
+    daemon.sweep_replicas().await;
+}
+
+async fn errands(daemon: &Arc<Daemon>) {
+    let work = daemon.records().into_iter().map(|record| {
+        let daemon = daemon.clone();
+        async move { daemon.run_errands(record.id).await }
+    });
+    stream::iter(work).buffer_unordered(ERRANDS).collect::<()>().await;
+}
+
+/// Follows the records until `stop` says so.
 pub(super) async fn keep_up(daemon: Arc<Daemon>, mut stop: watch::Receiver<bool>) {
     let work = async {
-        loop {
-            sleep(INTERVAL).await;
-            daemon.pools.retry().await;
-            once(&daemon).await;
-        }
+        tokio::join!(follow(&daemon), look(&daemon));
     };
     tokio::select! {
         () = work => {}
@@ -46,46 +66,155 @@ pub(super) async fn keep_up(daemon: Arc<Daemon>, mut stop: watch::Receiver<bool>
     }
 }
 
+async fn look(daemon: &Arc<Daemon>) {
+    let mut before = daemon.outlook();
+    let mut next = Instant::now() + INTERVAL;
+    loop {
+        sleep(GLANCE).await;
+        let now = daemon.outlook();
+        if Instant::now() >= next {
+            daemon.pools.retry().await;
+            once(daemon).await;
+            next = Instant::now() + INTERVAL;
+        } else if now != before {
+            // What nodes that have died have begun, and what waited for the store.
+            errands(daemon).await;
+        }
+        before = now;
+    }
+}
+
+async fn follow(daemon: &Arc<Daemon>) {
+    let mut changed = daemon.catalogue.changed();
+    let errands = Arc::new(Semaphore::new(ERRANDS));
+    loop {
+        for id in changed.next().await {
+            daemon.look_at_attached(id);
+            let record = daemon.catalogue.read(|contents| contents.by_id(id).cloned());
+            if record.is_none_or(|record| daemon.errand(&record).is_none()) {
+                continue;
+            }
+            let Ok(permit) = errands.clone().acquire_owned().await else {
+                return;
+            };
+            let daemon = daemon.clone();
+            tokio::spawn(async move {
+                daemon.run_errands(id).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
 impl Daemon {
-    fn is_left_over(&self, record: &VolumeRecord) -> bool {
-        let held_here = record
-            .primary
-            .as_ref()
-            .is_some_and(|primary| primary.node == self.node);
+    /// The nodes that live, and whether the store can be reached.
+    fn outlook(&self) -> (BTreeSet<NodeId>, bool) {
+        let lives = |node: Node| node.live.map(|live| live.node);
+        let living = self
+            .catalogue
+            .read(|contents| contents.nodes().filter_map(lives).collect());
+        (living, self.catalogue.freshness().away.is_none())
+    }
+
+    /// What is to be done about a volume, as far as its record says.
+    fn errand(&self, record: &VolumeRecord) -> Option<Errand> {
+        let ours: Vec<&Replica> = record.replicas_on(self.node).collect();
+        let is_going = |replica: &&&Replica| replica.state == ReplicaState::Removing;
+        let (going, wanted): (Vec<&Replica>, Vec<&Replica>) =
+            ours.iter().partition(|replica| is_going(&replica));
+        let unmade = wanted.iter().any(|replica| !replica.made);
         match record.state {
-            VolumeState::Creating => record.creator == self.node,
-            VolumeState::Deleting => record.replicas_on(self.node).next().is_some(),
-            VolumeState::Ready => held_here && self.attached(&record.name).is_none(),
+            VolumeState::Deleting => {
+                (!ours.is_empty() || record.replicas.is_empty()).then_some(Errand::Remove)
+            }
+            VolumeState::Creating => {
+                let lives = self.catalogue.read(|contents| contents.is_alive(record.creator));
+                let untroubled = wanted.iter().all(|replica| replica.trouble.is_none());
+                if record.creator == self.node || (!lives && !ours.is_empty()) {
+                    Some(Errand::Undo)
+                } else {
+                    (unmade && untroubled).then_some(Errand::Make)
+                }
+            }
+            VolumeState::Ready => {
+                if let Some(errand) = self.errand_of_holder(record) {
+                    return Some(errand);
+                }
+                if !going.is_empty() {
+                    return Some(Errand::Remove);
+                }
+                unmade.then_some(Errand::Make)
+            }
         }
     }
 
-    /// Under the lock of the name, and so with nobody else at work on it.
-    async fn tidy(&self, seen: &VolumeRecord) -> Result<(), ServiceError> {
-        let Some(now) = self
-            .volumes
-            .by_id(seen.id)
-            .await
-            .map_err(|error| volume_failed(&error))?
-        else {
+    fn errand_of_holder(&self, record: &VolumeRecord) -> Option<Errand> {
+        record
+            .primary
+            .as_ref()
+            .filter(|primary| primary.node == self.node)?;
+        match self.attached(&record.name) {
+            Some(attached) if attached.id == record.id => record.wanted.is_some().then_some(Errand::Asked),
+            _ => Some(Errand::Release),
+        }
+    }
+
+    /// Does what is to be done about a volume.
+    async fn run_errands(self: &Arc<Self>, id: VolumeId) {
+        let record = self.catalogue.read(|contents| contents.by_id(id).cloned());
+        let Some(record) = record else { return };
+        let Some(errand) = self.errand(&record) else {
+            return;
+        };
+        let done = match errand {
+            Errand::Make => self.make_replicas(id).await,
+            Errand::Remove => self.remove_replicas(id).await,
+            Errand::Undo | Errand::Release | Errand::Asked => {
+                let Ok(_guard) = self.lock(&record.name, "being tidied up", PATIENCE).await else {
+                    return;
+                };
+                self.tidy(id).await
+            }
+        };
+        if let Err(error) = done {
+            tracing::warn!(volume = record.name, ?errand, %error, "it could not be done yet");
+        }
+    }
+
+    /// Under the lock of the name, and so with nobody else here at work on it.
+    async fn tidy(self: &Arc<Self>, id: VolumeId) -> Result<(), ServiceError> {
+        let now = self.volumes.by_id(id).await;
+        let Some(now) = now.map_err(|error| volume_failed(&error))? else {
             return Ok(());
         };
         self.catalogue.note(&now);
-        if !self.is_left_over(&now) {
-            return Ok(());
-        }
-        match now.state {
-            VolumeState::Creating => {
+        match self.errand(&now) {
+            Some(Errand::Undo) => {
                 tracing::info!(volume = now.name, "its creation broke off, and is undone");
                 self.undo(&now).await
             }
-            VolumeState::Deleting => self.finish_delete(&now).await,
-            VolumeState::Ready => {
+            Some(Errand::Release) => {
                 let released = self.volumes.release(now.id, self.node, None).await;
                 if let Some(volume) = released.map_err(|error| volume_failed(&error))? {
                     self.catalogue.note(&volume);
                 }
                 Ok(())
             }
+            Some(Errand::Asked) => {
+                self.answer_wish(&now).await;
+                Ok(())
+            }
+            _ => Ok(()),
         }
+    }
+}
+
+/// Runs `work` every `interval`, beginning with the first one's end.
+pub(super) async fn every<F: Future<Output = ()>>(interval: Duration, mut work: impl FnMut() -> F) {
+    let mut next = Instant::now() + interval;
+    loop {
+        sleep_until(next).await;
+        work().await;
+        next = Instant::now() + interval;
     }
 }

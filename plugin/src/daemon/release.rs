@@ -4,6 +4,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use bulkhead_cluster::volumes::Volume as Stored;
 use bulkhead_engine::host::HostError;
 use bulkhead_engine::ids::VolumeId;
 use futures::future::join_all;
@@ -103,6 +104,51 @@ impl Daemon {
                 self.detach(&attached).await;
             }
             return;
+        }
+    }
+
+    /// Shows what is attached here its record, which has changed. One whose record is gone has nothing to stand on.
+    pub(super) fn look_at_attached(self: &Arc<Self>, id: VolumeId) {
+        let found = self
+            .attached
+            .lock()
+            .values()
+            .find(|attached| attached.id == id)
+            .cloned();
+        let Some(attached) = found else { return };
+        let is_known = self.catalogue.read(|contents| contents.by_id(id).is_some());
+        if is_known {
+            self.tell_engine(id);
+            if self.has_replicas_to_change(&attached) {
+                let daemon = self.clone();
+                tokio::spawn(async move { daemon.keep_replicas_of(&attached).await });
+            }
+        } else {
+            let daemon = self.clone();
+            tokio::spawn(async move {
+                let reason = "its record is gone: it was deleted".to_owned();
+                daemon.bury(&attached.name, id, reason).await;
+            });
+        }
+    }
+
+    /// Another node asks for a volume that is attached here: it goes at once if nobody needs it any more, else the record
+    /// says what uses it. Under the lock of its name.
+    pub(super) async fn answer_wish(self: &Arc<Self>, volume: &Stored) {
+        let Some(attached) = self.attached(&volume.name) else {
+            return;
+        };
+        if attached.leaving.lock().is_some() {
+            match self.let_go(&attached).await {
+                Ok(()) => return,
+                Err(why) => *attached.leaving.lock() = Some(why),
+            }
+        }
+        let device = attached.clone();
+        let user = blocking(move || Ok(device.user())).await.unwrap_or_default();
+        let told = self.volumes.set_user(volume.id, attached.attachment, &user).await;
+        if let Err(error) = told {
+            tracing::debug!(volume = volume.name, %error, "what uses it is not told");
         }
     }
 

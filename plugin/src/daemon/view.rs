@@ -4,14 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_cluster::schema::{ReplicaState, VolumeRecord, VolumeSpec, VolumeState};
+use bulkhead_cluster::schema::{VolumeRecord, VolumeSpec, VolumeState};
+use bulkhead_engine::node::VolumeStatus;
 use nix::sys::statvfs::statvfs;
 use tokio::time::timeout;
 
 use super::attach::Attached;
 use super::context::Daemon;
+use super::members::stale_as_of;
+use super::redundancy::Redundancy;
 use crate::options::VolumeRequest;
-use crate::service::{AttachedView, ReplicaView, VolumeView};
+use crate::service::{AttachedView, VolumeView};
 
 /// How long the file system of a volume may take to say how full it is; a stuck one is shown without.
 const USAGE: Duration = Duration::from_millis(300);
@@ -46,7 +49,8 @@ impl Daemon {
         let attached = self
             .attached(&record.name)
             .filter(|attached| attached.id == record.id);
-        let condition = self.condition(record, attached.as_deref());
+        let status = attached.as_ref().map(|attached| attached.volume.status());
+        let condition = self.condition(record, attached.as_deref().zip(status.as_ref()));
         let spec = &record.spec;
         let said = |text: &String| (!text.is_empty()).then(|| text.clone());
         VolumeView {
@@ -71,23 +75,19 @@ impl Daemon {
             labels: spec.labels.clone(),
             mount_options: said(&spec.mount_options),
             mkfs_options: said(&spec.mkfs_options),
-            replicas: record
-                .replicas
-                .iter()
-                .map(|replica| self.replica_view(replica))
-                .collect(),
+            replicas: self.replica_views(record, status.as_ref()),
             attached: record.primary.as_ref().map(|primary| AttachedView {
                 node: self.name_of(primary.node),
                 since: Some(primary.since.into()),
+                user: said(&primary.user),
             }),
-        }
-    }
-
-    fn replica_view(&self, replica: &bulkhead_cluster::schema::Replica) -> ReplicaView {
-        ReplicaView {
-            node: self.name_of(replica.node),
-            pool: replica.pool.to_string(),
-            state: replica_word(replica.state).to_owned(),
+            wanted: record.wanted.as_ref().map(|wanted| AttachedView {
+                node: self.name_of(wanted.node),
+                since: Some(wanted.since.into()),
+                user: said(&wanted.user),
+            }),
+            epoch: record.epoch.0,
+            as_of: stale_as_of(&self.catalogue.freshness()),
         }
     }
 
@@ -99,15 +99,15 @@ impl Daemon {
         }
     }
 
-    fn condition(&self, record: &VolumeRecord, attached: Option<&Attached>) -> Condition {
-        let here = &self.node_name;
+    fn condition(&self, record: &VolumeRecord, attached: Option<(&Attached, &VolumeStatus)>) -> Condition {
         match record.state {
             VolumeState::Creating => return Condition::well("creating", "being created"),
             VolumeState::Deleting => return Condition::well("deleting", "being deleted"),
             VolumeState::Ready => {}
         }
-        if let Some(attached) = attached {
-            return attached_condition(attached, here);
+        if let Some((attached, status)) = attached {
+            let condition = attached_condition(attached, status, &self.node_name);
+            return self.with_redundancy(record, condition, true);
         }
         if let Some(reason) = self.failures.lock().get(&record.id) {
             return Condition::ill("failed", format!("down: {reason}"));
@@ -124,12 +124,34 @@ impl Daemon {
                 ),
             );
         }
-        match &record.primary {
+        let condition = match &record.primary {
             Some(primary) => Condition::well(
                 "attached",
                 format!("up, attached on {}", self.name_of(primary.node)),
             ),
             None => Condition::well("ready", "up, detached"),
+        };
+        self.with_redundancy(record, condition, false)
+    }
+
+    /// A condition with what the replicas add to it. What serves is not down, whatever the records say of its replicas.
+    fn with_redundancy(&self, record: &VolumeRecord, condition: Condition, serves: bool) -> Condition {
+        if !condition.healthy {
+            return condition;
+        }
+        match self.redundancy(record) {
+            Redundancy::Full => condition,
+            Redundancy::Degraded(why) => {
+                Condition::ill("degraded", format!("{}, degraded: {why}", condition.status))
+            }
+            Redundancy::Lost(_) if serves => condition,
+            Redundancy::Lost(nodes) => Condition::ill(
+                "failed",
+                format!(
+                    "down: what is in sync lies on {nodes}, of which there is no sign of life; start it again. If it is gone for good: `bulkhead volume force-primary {} --replica NODE` on the node of another replica says what that would lose",
+                    record.name
+                ),
+            ),
         }
     }
 
@@ -139,7 +161,8 @@ impl Daemon {
         let attached = self
             .attached(&record.name)
             .filter(|attached| attached.id == record.id);
-        let dir = self.replica_here(record).ok().map(|(_, dir)| dir);
+        let replica = record.replicas_on(self.node).next();
+        let dir = replica.and_then(|replica| self.replica_dir(record, replica.pool).ok());
         let measured = tokio::task::spawn_blocking(move || measure(attached.as_ref(), dir));
         if let Ok(Ok((allocated, used))) = timeout(USAGE, measured).await {
             view.allocated = allocated;
@@ -149,21 +172,10 @@ impl Daemon {
     }
 }
 
-/// The state of a replica in words.
-pub(super) fn replica_word(state: ReplicaState) -> &'static str {
-    match state {
-        ReplicaState::Member => "in sync",
-        ReplicaState::Stale { .. } => "out of date",
-        ReplicaState::Rebuilding { .. } => "being rebuilt",
-        ReplicaState::Removing => "being removed",
-    }
-}
-
-fn attached_condition(attached: &Attached, here: &str) -> Condition {
+fn attached_condition(attached: &Attached, status: &VolumeStatus, here: &str) -> Condition {
     if let Some(reason) = attached.dead() {
         return Condition::ill("failed", format!("down: {reason}; it is being taken down"));
     }
-    let status = attached.volume.status();
     let failure = status.local.as_ref().and_then(|local| local.failure.as_ref());
     if let Some(failure) = failure {
         return Condition::ill(
@@ -171,7 +183,7 @@ fn attached_condition(attached: &Attached, here: &str) -> Condition {
             format!("down: its replica on {here} has failed ({failure})"),
         );
     }
-    if status.local.is_some_and(|local| local.pool_full) {
+    if status.local.as_ref().is_some_and(|local| local.pool_full) {
         return Condition::ill(
             "attached",
             format!(

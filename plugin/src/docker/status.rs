@@ -37,6 +37,12 @@ pub(super) fn of(view: &VolumeView, spec: &InlineSpec, users: usize) -> BTreeMap
             .unwrap_or_default();
         status.insert("AttachedOn", json!(format!("{}{since}", attached.node)));
     }
+    if let Some(as_of) = view.as_of {
+        status.insert(
+            "AsOf",
+            json!(humantime::format_rfc3339_seconds(as_of).to_string()),
+        );
+    }
     if let Some(priority) = &view.io_priority {
         status.insert("IoPriority", json!(priority));
     }

@@ -19,7 +19,7 @@ pub use cluster::{
 };
 pub use node::{PoolRequest, PoolView, StatusView};
 pub use replica::ReplicaDiskView;
-pub use volume::{AttachedView, ReplicaView, VolumeView};
+pub use volume::{AttachedView, ForceRequest, ForceView, RebuildView, ReplicaView, VolumeView};
 
 /// Why a request about a volume was not carried out. The message is for a person: it names the volume and says what
 /// to do.
@@ -129,7 +129,15 @@ pub trait ClusterService: Send + Sync + 'static {
     async fn set_default_class(&self, name: Option<&str>) -> Result<(), ServiceError>;
 }
 
-/// All that the command line asks about this node and its cluster.
-pub trait Management: NodeService + ClusterService {}
+/// What a person does to a volume whose replicas are in trouble.
+#[async_trait]
+pub trait RepairService: Send + Sync + 'static {
+    /// Lets one replica, which has to be on this node, go on alone; or only says what that may lose. Refused while the
+    /// volume is attached on a node that lives.
+    async fn force_primary(&self, name: &str, request: &ForceRequest) -> Result<ForceView, ServiceError>;
+}
 
-impl<T: NodeService + ClusterService> Management for T {}
+/// All that the command line asks about this node and its cluster.
+pub trait Management: NodeService + ClusterService + RepairService {}
+
+impl<T: NodeService + ClusterService + RepairService> Management for T {}

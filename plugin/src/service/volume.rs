@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::rfc3339;
+use super::{ReplicaDiskView, rfc3339};
 
 /// A volume as the faces show it. Made from what the node knows already: to get one never waits for a stuck volume.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,22 +50,59 @@ pub struct VolumeView {
     pub mkfs_options: Option<String>,
     /// Its replicas.
     pub replicas: Vec<ReplicaView>,
-    /// Where it is attached, and since when.
+    /// Where it is attached, since when, and what uses it.
     pub attached: Option<AttachedView>,
+    /// The node that asks for it to be released, and since when.
+    pub wanted: Option<AttachedView>,
+    /// Raised by every change of where it is attached and of which replicas are in sync.
+    pub epoch: u32,
+    /// As of when this is true, if it may be out of date.
+    #[serde(with = "rfc3339::option")]
+    pub as_of: Option<SystemTime>,
 }
 
 /// A replica of a volume, as the faces show it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReplicaView {
+    /// Its identity.
+    pub id: String,
     /// Name of its node.
     pub node: String,
     /// Its pool.
     pub pool: String,
     /// Its state in words.
     pub state: String,
+    /// Whether nothing is wrong with it.
+    pub healthy: bool,
+    /// Since when it is so, if the record tells.
+    #[serde(with = "rfc3339::option")]
+    pub since: Option<SystemTime>,
+    /// If it is not in sync: the tick up to which it is known to hold everything.
+    pub tick: Option<String>,
+    /// Its directory, if it is on the node that answers.
+    pub path: Option<PathBuf>,
+    /// How far its rebuild is, if the volume is attached on the node that answers.
+    pub rebuild: Option<RebuildView>,
+    /// What is wrong with it, as its node or its primary says.
+    pub trouble: Option<String>,
 }
 
-/// Where a volume is attached.
+/// How far a rebuild is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RebuildView {
+    /// Bytes that have been copied.
+    pub copied: u64,
+    /// Bytes to copy; zero while that is not known.
+    pub total: u64,
+    /// Of it, in percent.
+    pub percent: f64,
+    /// Bytes copied in a second, of late.
+    pub speed: u64,
+    /// How many seconds it will take at that speed.
+    pub remaining_seconds: Option<u64>,
+}
+
+/// Where a volume is attached, or is to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachedView {
     /// Name of the node.
@@ -73,4 +110,41 @@ pub struct AttachedView {
     /// Since when, if it is known.
     #[serde(with = "rfc3339::option")]
     pub since: Option<SystemTime>,
+    /// What uses it there, if that is known.
+    pub user: Option<String>,
+}
+
+/// The wish to let one replica go on alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForceRequest {
+    /// Its node, or its id.
+    pub replica: String,
+    /// Whether it is to be done; else only what may be lost is told.
+    #[serde(default)]
+    pub accept_data_loss: bool,
+}
+
+/// What letting one replica go on alone means, and whether it was done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ForceView {
+    /// The volume.
+    pub volume: String,
+    /// Name of the replica's node.
+    pub node: String,
+    /// What the replica is by the record.
+    pub standing: String,
+    /// Since when, if the record tells.
+    #[serde(with = "rfc3339::option")]
+    pub since: Option<SystemTime>,
+    /// The replica as its files say that it is.
+    pub disk: ReplicaDiskView,
+    /// The record's epoch before.
+    pub epoch: u32,
+    /// The record's epoch now, if it was done.
+    pub new_epoch: Option<u32>,
+    /// What may be lost, one sentence each; empty: nothing, as far as can be known.
+    pub losses: Vec<String>,
+    /// What becomes of the other replicas, one sentence each.
+    pub others: Vec<String>,
 }

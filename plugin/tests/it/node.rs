@@ -20,8 +20,18 @@ static ALONE: Mutex<()> = Mutex::new(());
 pub(crate) struct Node {
     dir: tempfile::TempDir,
     daemon: Option<Child>,
+    /// How often it has been ready before it was launched for the last time.
+    readies: usize,
     extra: Vec<String>,
-    _alone: MutexGuard<'static, ()>,
+    name: String,
+    /// Where its store is; without one, in its own directory.
+    store: Option<String>,
+    _alone: Option<MutexGuard<'static, ()>>,
+}
+
+/// The right to have daemons on this machine.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock()
 }
 
 impl Node {
@@ -31,18 +41,27 @@ impl Node {
     }
 
     pub(crate) fn with_flags(extra: &[&str]) -> Self {
-        let mut node = Self {
+        let mut node = Self::unstarted("n1", None, extra);
+        node._alone = Some(alone());
+        node.start();
+        node
+    }
+
+    /// A node of a cluster, whose daemon is not started yet. The caller has the right to have daemons here.
+    pub(crate) fn unstarted(name: &str, store: Option<&str>, extra: &[&str]) -> Self {
+        Self {
             // Paths of sockets are short.
             dir: tempfile::Builder::new()
                 .prefix("bh")
                 .tempdir_in("/tmp")
                 .expect("a directory"),
             daemon: None,
-            _alone: ALONE.lock(),
+            readies: 0,
             extra: extra.iter().map(|flag| (*flag).to_owned()).collect(),
-        };
-        node.start();
-        node
+            name: name.to_owned(),
+            store: store.map(str::to_owned),
+            _alone: None,
+        }
     }
 
     /// A daemon that is ready, with a pool.
@@ -73,6 +92,14 @@ impl Node {
         self.command_at("docker.sock")
     }
 
+    /// Gives the daemon a flag from its next start on.
+    pub(crate) fn set_flag(&mut self, flag: &str, value: &str) {
+        if let Some(at) = self.extra.iter().position(|given| given == flag) {
+            self.extra.drain(at..at + 2);
+        }
+        self.extra.extend([flag.to_owned(), value.to_owned()]);
+    }
+
     /// The daemon's command, with another socket for Docker.
     pub(crate) fn command_at(&self, docker: &str) -> Command {
         let at = |name: &str| self.path(name).display().to_string();
@@ -83,7 +110,7 @@ impl Node {
                 "--config",
                 "/dev/null",
                 "--node-name",
-                "n1",
+                &self.name,
                 "--docker-api",
                 "",
             ])
@@ -98,9 +125,10 @@ impl Node {
             ])
             .args([
                 "--store",
-                &format!("sqlite://{}", at("store.db")),
-                "--log-level",
-                "info",
+                &self
+                    .store
+                    .clone()
+                    .unwrap_or_else(|| format!("sqlite://{}", at("store.db"))),
             ])
             .args(&self.extra)
             .env_remove("BULKHEAD_CONTROL_SOCKET");
@@ -108,30 +136,38 @@ impl Node {
     }
 
     pub(crate) fn start(&mut self) {
+        self.launch();
+        self.ready();
+    }
+
+    /// Starts the daemon without waiting for it.
+    pub(crate) fn launch(&mut self) {
         let log = File::options()
             .append(true)
             .create(true)
             .open(self.path("log"))
             .expect("a log");
-        let before = self.log().matches("bulkhead is ready").count();
-        let mut daemon = self
+        self.readies = self.log().matches("bulkhead is ready").count();
+        let daemon = self
             .command()
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .expect("it starts");
+        self.daemon = Some(daemon);
+    }
+
+    /// Waits until the daemon that was launched is ready.
+    pub(crate) fn ready(&mut self) {
         let end = Instant::now() + Duration::from_secs(30);
-        while self.log().matches("bulkhead is ready").count() == before {
+        while self.log().matches("bulkhead is ready").count() == self.readies {
             assert!(Instant::now() < end, "not ready in time:\n{}", self.log());
-            assert!(
-                daemon.try_wait().expect("its state").is_none(),
-                "it ended:\n{}",
-                self.log()
-            );
+            let daemon = self.daemon.as_mut().expect("it was launched");
+            let ended = daemon.try_wait().expect("its state").is_some();
+            assert!(!ended, "it ended:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
-        self.daemon = Some(daemon);
     }
 
     pub(crate) fn log(&self) -> String {
@@ -153,6 +189,25 @@ impl Node {
             }
             std::thread::spawn(move || daemon.wait());
         }
+    }
+
+    /// Ends, and says how; for a daemon that is expected to.
+    pub(crate) fn ended(&mut self, limit: Duration) -> Option<i32> {
+        let mut daemon = self.daemon.take()?;
+        let end = Instant::now() + limit;
+        while Instant::now() < end {
+            if let Ok(Some(status)) = daemon.try_wait() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.daemon = Some(daemon);
+        None
+    }
+
+    /// SIGSTOP or SIGCONT.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("it runs");
     }
 
     /// SIGTERM; how it ended, and after how long.
@@ -298,7 +353,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- log of the daemon\n{}---", self.log());
+            eprintln!("--- log of the daemon {}\n{}---", self.name, self.log());
         }
         if self.daemon.is_none() && !self.volume_mounts().is_empty() {
             // What a killed daemon left is taken away by the next one.

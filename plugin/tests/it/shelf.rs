@@ -78,6 +78,9 @@ impl Shelf {
             mkfs_options: None,
             replicas: Vec::new(),
             attached: None,
+            wanted: None,
+            epoch: 1,
+            as_of: None,
         }
     }
 }

@@ -64,7 +64,8 @@ impl Bulkhead {
 
     /// Adds a pool: a file on the host's disk behind a loop device.
     pub fn add_pool(&self, file: &str, size: &str) -> Result<()> {
-        let line = format!("pool add {file} --size {size}");
+        // The disk below is what this machine has; a fast one is what is played.
+        let line = format!("pool add {file} --size {size} --priority high");
         self.cli(&line).within(Duration::from_secs(60)).run().map(drop)
     }
 

@@ -3,7 +3,6 @@
 //! It owns the folder `lab/images` below Cargo's target folder, where each archive is made once. It must never write a
 //! half-finished archive under its final name.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -22,6 +21,9 @@ pub const BUSYBOX: &str = "busybox";
 pub const FIO: &str = "fio";
 /// The image with PostgreSQL.
 pub const POSTGRES: &str = "postgres";
+
+/// The image with busybox, fio and the register checker.
+pub const REGISTER: &str = "register";
 
 /// Raised when the recipe below changes, so that no old archive is used.
 const RECIPE: u32 = 3;
@@ -47,6 +49,17 @@ fi
 exec $as_postgres postgres -D "$PGDATA" "$@"
 "#;
 
+/// Loads one of the images into a dockerd.
+pub fn load(dockerd: &Dockerd, name: &str) -> Result<()> {
+    match name {
+        BUSYBOX => busybox(dockerd),
+        FIO => fio(dockerd),
+        POSTGRES => postgres(dockerd),
+        REGISTER => register(dockerd),
+        other => bail!("there is no recipe for an image {other:?}"),
+    }
+}
+
 /// Loads [`BUSYBOX`] into a dockerd.
 pub fn busybox(dockerd: &Dockerd) -> Result<()> {
     let archive = archive(BUSYBOX, &[], |_| Ok(()))?;
@@ -59,6 +72,23 @@ pub fn fio(dockerd: &Dockerd) -> Result<()> {
         add_programs(root, &["/usr/bin/fio", "/usr/sbin/fstrim"])
     })?;
     dockerd.import(&archive, FIO, &["CMD [\"sh\"]"])
+}
+
+/// Loads [`REGISTER`] into a dockerd.
+pub fn register(dockerd: &Dockerd) -> Result<()> {
+    let program = programs::own("bulkhead-lab-register")?;
+    let built = fs::metadata(&program)?
+        .modified()?
+        .duration_since(std::time::UNIX_EPOCH)?;
+    let name = format!("{REGISTER}-{}", built.as_nanos());
+    let archive = archive(&name, &["fio"], |root| {
+        add_programs(root, &["/usr/bin/fio", "/usr/sbin/fstrim"])?;
+        add_libraries(root, &program)?;
+        fs::copy(&program, root.join("register"))
+            .map(drop)
+            .context("cannot copy the checker")
+    })?;
+    dockerd.import(&archive, REGISTER, &["CMD [\"sh\"]"])
 }
 
 /// Loads [`POSTGRES`] into a dockerd.
@@ -183,10 +213,18 @@ fn add_postgres(root: &Path) -> Result<()> {
 
 /// Copies programs with the libraries that they need to the same places below `root`.
 fn add_programs(root: &Path, programs: &[&str]) -> Result<()> {
-    let mut files: BTreeSet<PathBuf> = programs.iter().map(PathBuf::from).collect();
-    for program in programs {
-        files.extend(libraries(Path::new(program))?);
+    for program in programs.iter().map(Path::new) {
+        copy(root, [program.to_owned()])?;
+        add_libraries(root, program)?;
     }
+    Ok(())
+}
+
+fn add_libraries(root: &Path, program: &Path) -> Result<()> {
+    copy(root, libraries(program)?)
+}
+
+fn copy(root: &Path, files: impl IntoIterator<Item = PathBuf>) -> Result<()> {
     for file in files {
         let target = root.join(file.strip_prefix("/")?);
         fs::create_dir_all(target.parent().context("no parent")?)?;

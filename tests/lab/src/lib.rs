@@ -18,6 +18,19 @@
 //! | [`node`] | a host with the daemon, a pool and dockerd, as a user has it |
 //! | [`postgres`] | a database in a container, its load, and what proves that it is undamaged |
 //! | [`leaks`] | what a host must not leave behind |
+//! | [`plan`] | what a host is to be, as its first process reads it |
+//! | [`switch`] | the network of several hosts |
+//! | [`cuts`] | cuts of that network |
+//! | [`store`] | etcd or Consul, a member on each host |
+//! | [`disk`] | a disk that fails, and that forgets what was not synced |
+//! | [`driver`] | the volume driver's socket, called as dockerd calls it |
+//! | [`lab`] | several hosts with a store, daemons, pools and dockerds: a cluster |
+//! | [`register`] | a checker that knows which values a block may hold after any fault |
+//! | [`faults`] | random faults under that checker |
+//! | [`report`] | what a run found, as a table |
+//! | [`story`] | PostgreSQL survives the loss of its node: the founding story and its sisters |
+//! | [`supervise`] | programs for a terminal, which leave nothing behind |
+//! | [`swarm`] | Docker Swarm over them |
 //!
 //! It needs root. Two rules hold everywhere: every wait has a deadline, and everything that was started ends with the value
 //! that stands for it, also when a test panics or is killed (a host's first process ends when its standard input does, and
@@ -25,22 +38,38 @@
 
 pub mod bulkhead;
 pub mod command;
+pub mod cuts;
+pub mod disk;
 pub mod dockerd;
+pub mod driver;
+pub mod faults;
 pub mod host;
 pub mod image;
+pub mod lab;
 pub mod leaks;
 pub mod managed;
 pub mod node;
+pub mod plan;
 pub mod postgres;
 pub mod programs;
+pub mod register;
+pub mod report;
 pub mod service;
+pub mod store;
+pub mod story;
+pub mod supervise;
+pub mod swarm;
+pub mod switch;
 pub mod wait;
 
 pub use bulkhead::Bulkhead;
 pub use command::Cmd;
 pub use dockerd::Dockerd;
+pub use driver::Driver;
 pub use host::Host;
+pub use lab::Lab;
 pub use managed::ManagedPlugin;
 pub use node::Node;
 pub use postgres::Postgres;
 pub use service::Service;
+pub use store::StoreKind;

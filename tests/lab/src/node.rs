@@ -42,12 +42,16 @@ impl Node {
         bulkhead.add_pool(POOL, pool)?;
         let dockerd = Dockerd::start(&host)?;
         image::busybox(&dockerd)?;
-        let idle = host.leaks()?;
+        Self::assemble(dockerd, bulkhead, &host)
+    }
+
+    /// Takes the parts of a node that run already, with no volume in use.
+    pub(crate) fn assemble(dockerd: Dockerd, bulkhead: Bulkhead, host: &Arc<Host>) -> Result<Self> {
         Ok(Self {
             dockerd,
             bulkhead,
-            host,
-            idle,
+            idle: host.leaks()?,
+            host: Arc::clone(host),
         })
     }
 

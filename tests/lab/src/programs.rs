@@ -52,13 +52,13 @@ pub fn bulkhead() -> Result<PathBuf> {
         .map_err(|e| anyhow!(e))
 }
 
-/// The program that is the first process of a host. Cargo builds it with this package's tests.
-pub(crate) fn host_init() -> Result<PathBuf> {
-    let path = build_dir()?.join("bulkhead-lab-init");
+/// A program of the lab itself. Cargo builds it with this package's tests.
+pub(crate) fn own(name: &str) -> Result<PathBuf> {
+    let path = build_dir()?.join(name);
     if path.exists() {
         Ok(path)
     } else {
-        build("bulkhead-lab", "bulkhead-lab-init")
+        build("bulkhead-lab", name)
     }
 }
 

@@ -77,6 +77,7 @@ impl Service {
 
     /// Whether it has not ended yet.
     pub fn is_running(&mut self) -> bool {
+        self.wake();
         matches!(self.child.try_wait(), Ok(None))
     }
 
@@ -107,6 +108,11 @@ impl Service {
 
     /// Waits for its end.
     pub fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let _ = wait::until("it has ended", deadline, || {
+            self.wake();
+            Ok(state(self.pid).is_none_or(|state| state == b'Z').then_some(()))
+        });
+        self.wake();
         match wait_child(&mut self.child, deadline)? {
             Some(status) => Ok(status),
             None => bail!(
@@ -114,6 +120,14 @@ impl Service {
                 self.name,
                 self.log_tail(30)
             ),
+        }
+    }
+
+    /// `nsenter` stops itself when its child is stopped, and then would not tell of the child's end.
+    fn wake(&self) {
+        let nsenter = Pid::from_raw(self.child.id().cast_signed());
+        if state(nsenter) == Some(b'T') && state(self.pid) != Some(b'T') {
+            let _ = kill(nsenter, Signal::SIGCONT);
         }
     }
 
@@ -155,6 +169,12 @@ impl Drop for Service {
         let _ = self.kill();
         kill_group(&mut self.child);
     }
+}
+
+/// What a process does, as the letter in `/proc/PID/stat`.
+fn state(pid: Pid) -> Option<u8> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(") ")?.1.bytes().next()
 }
 
 fn tail(path: &PathBuf, lines: usize) -> String {

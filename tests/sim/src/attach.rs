@@ -66,6 +66,15 @@ impl World {
         let now = self.now;
         match (state, answer) {
             (Attach::Reading { since }, Answer::Record(record, revision)) => {
+                if self.is_store_behind(node, &record) {
+                    tell!(
+                        self,
+                        "node {node}: the store is an older copy, nothing is attached"
+                    );
+                    let until = now + 200 * MS;
+                    self.nodes[node].attach = Attach::Waiting { since, until };
+                    return;
+                }
                 let holder = record.primary.filter(|&primary| primary != node_id(node));
                 let holder = holder.map(|primary| usize::from(primary.to_bytes()[15]));
                 let attached = holder.filter(|&holder| self.nodes[holder].host.is_some());
@@ -158,7 +167,8 @@ impl World {
     ) {
         let term = record.epoch.0;
         tell!(self, "node {node}: attached as primary of term {term}");
-        let config = primary_config(node, &self.plan, self.geometry, self.faults());
+        self.op_count += 1;
+        let config = primary_config(node, self.op_count, &self.plan, self.geometry, self.faults());
         let clock = self.nodes[node].clock(self.now);
         let mut out = Vec::new();
         let machine = Primary::attach(clock, config, record, revision, &mut out);
@@ -173,6 +183,11 @@ impl World {
     pub(crate) fn serving(&mut self, node: usize, term: u32) {
         tell!(self, "node {node}: primary {term} serves");
         self.outcome.served += 1;
+        if self.restored.must_refuse {
+            self.violate(format!(
+                "T3: the primary of term {term} serves though the replicas know epochs that the restored store does not"
+            ));
+        }
         let Some(host) = self.nodes[node].host.as_mut() else {
             return;
         };
@@ -260,7 +275,10 @@ impl World {
                 "L5: the primary of term {term} gave up as cut off, though it could reach the store all the time"
             ));
         }
-        if matches!(reason, EndReason::StoreIsOlder { .. }) {
+        self.verify_lost();
+        if matches!(reason, EndReason::StoreIsOlder { .. }) && self.restored.at.is_some() {
+            self.restored.noted = true;
+        } else if matches!(reason, EndReason::StoreIsOlder { .. }) {
             self.violate(format!("the store was taken for an older one: {reason}"));
         }
     }

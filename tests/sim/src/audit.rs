@@ -132,7 +132,14 @@ impl World {
         let record = &self.store.record;
         let lost = |node: usize| self.nodes[node].failed || self.nodes[node].disk.is_none();
         if record.members().all(|member| lost(node_of(member.id))) {
-            self.outcome.dead = true;
+            if !self.force() {
+                self.outcome.dead = true;
+                self.finished = true;
+            }
+            return;
+        }
+        if self.is_refused_to_the_end() {
+            self.outcome.refused = true;
             self.finished = true;
             return;
         }
@@ -153,6 +160,10 @@ impl World {
         let Some(node) = self.served_by().filter(|_| healthy) else {
             return;
         };
+        if !self.rot.is_mended() && self.store.record.replicas.len() > 1 {
+            self.verify_again(node);
+            return;
+        }
         match self.final_reads {
             None => {
                 // The users stop; what they have under way comes to its end.

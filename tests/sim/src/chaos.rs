@@ -1,5 +1,7 @@
 //! What a plan's entries do to the world.
 
+use bulkhead_engine::machine::primary::Repair;
+
 use crate::plan::{MS, Mischief};
 use crate::world::{World, tell};
 
@@ -66,6 +68,14 @@ impl World {
             Mischief::StoreDown { time } => self.store_down_until = now + time,
             Mischief::StoreSlow { time } => self.store_slow_until = now + time,
             Mischief::StoreCut { node, time } => self.net.store_cut[node] = now + time,
+            Mischief::Rot { node } => self.rot(node),
+            Mischief::Verify { repair } => {
+                if let Some(node) = self.served_by() {
+                    let repair = if repair { Repair::Majority } else { Repair::No };
+                    self.verify(node, repair);
+                }
+            }
+            Mischief::StoreRestored { back } => self.restore_store(back),
             Mischief::Ambush(ambush) => self.ambushes.push(ambush),
             Mischief::Misroute { node, time } => {
                 let other = (node + 1) % self.nodes.len();

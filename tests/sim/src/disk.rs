@@ -26,6 +26,19 @@ impl Payload for Sectors {
     fn size(&self) -> u64 {
         u64::from(self.count) * SECTOR
     }
+
+    fn digest(&self) -> u128 {
+        let words = self
+            .values
+            .iter()
+            .map(|&(at, value)| u128::from(at) << 64 | u128::from(value));
+        let mixed = |sum: u128, word: u128| {
+            (sum ^ word)
+                .wrapping_mul(0x0100_0000_0000_0000_0000_013b)
+                .rotate_left(37)
+        };
+        words.fold(0, mixed)
+    }
 }
 
 impl Sectors {
@@ -196,6 +209,15 @@ impl Disk {
             }
         }
         file
+    }
+
+    /// A sector of the data file changes by itself. Gives what it was.
+    pub fn rot(&mut self, sector: u32, value: u64) -> u64 {
+        let was = self.data.get(sector);
+        File::put(&mut self.data.cache, sector, value);
+        File::put(&mut self.data.disk, sector, value);
+        self.data.unsynced.remove(&sector);
+        was
     }
 
     /// Takes an operation.

@@ -60,6 +60,7 @@ impl World {
         at.replica = None;
         at.kill_on_error = false;
         let lost_host = at.host.take();
+        let lost_verify = lost_host.is_some();
         if let Some(disk) = &mut at.disk {
             if power {
                 disk.power_cut(&mut self.rng);
@@ -71,6 +72,9 @@ impl World {
             at.powered = false;
             at.kept = false;
             at.lost_at = now;
+        }
+        if lost_verify {
+            self.verify_lost();
         }
         if let Some(host) = lost_host {
             self.forget_ops(node, host.term);

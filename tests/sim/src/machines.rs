@@ -178,6 +178,7 @@ impl World {
                 let at = self.nodes[node].when(time).max(self.now);
                 self.later(node, at - self.now, NodeEv::PrimaryTimer(term));
             }
+            primary::Action::Verified { report, .. } => self.verified(node, &report),
             primary::Action::Ended(reason) => self.ended(node, term, reason),
         }
     }

@@ -27,6 +27,15 @@ pub fn replica_id(node: usize, generation: u64) -> ReplicaId {
     ReplicaId::from_u128(u128::from(generation) << 32 | (0x2000 + node as u128))
 }
 
+/// Who the replica on a node is.
+pub fn replica_identity(node: usize, generation: u64) -> ReplicaIdentity {
+    ReplicaIdentity {
+        cluster: CLUSTER,
+        volume: VOLUME,
+        replica: replica_id(node, generation),
+    }
+}
+
 /// The node of a replica.
 pub fn node_of(replica: ReplicaId) -> usize {
     let bytes = replica.to_bytes();
@@ -118,6 +127,8 @@ pub struct Node {
     pub lost_at: Ns,
     /// When it was last brought back.
     pub started_at: Ns,
+    /// A person has declared that what its replica holds is what there is.
+    pub pardon: bool,
     /// Since when it is cut off from every other node and the store, if it is.
     pub cut_off_since: Option<Ns>,
     /// Since when it could reach the store without a break.
@@ -148,6 +159,7 @@ impl Node {
             kept: false,
             lost_at: 0,
             started_at: 0,
+            pardon: false,
             cut_off_since: None,
             in_contact_since: 0,
         }
@@ -165,11 +177,7 @@ impl Node {
 
     /// A disk with a replica that was just created.
     pub fn create_replica(&mut self, node: usize, geometry: Geometry) {
-        let identity = ReplicaIdentity {
-            cluster: CLUSTER,
-            volume: VOLUME,
-            replica: replica_id(node, self.generation),
-        };
+        let identity = replica_identity(node, self.generation);
         let image = MetaImage::fresh(Superblock::fresh(identity, geometry, boot_id(node, self.boot)));
         self.disk = image.encode().ok().map(|file| Disk::new(&file));
         self.failed = false;
@@ -190,13 +198,14 @@ impl Node {
         };
         let image = MetaImage::decode(&disk.read_meta(geometry))
             .map_err(|error| format!("the replica on node {node} cannot be opened: {error}"))?;
-        self.failed = image.superblock.failed.is_some();
+        self.failed = image.superblock.failed.is_some() && !self.pardon;
         let incarnation = Incarnation::from_u128(u128::from(salt) << 32 | u128::from(self.process));
         let config = ReplicaConfig {
             checkpoint_interval: Duration::from_millis(300),
             region_idle: Duration::from_nanos(plan.region_idle),
             max_set_regions: 2,
             lease: LEASE,
+            pardon: self.pardon,
             faults,
             ..ReplicaConfig::new(boot_id(node, self.boot), incarnation)
         };
@@ -218,7 +227,14 @@ fn boot_id(node: usize, boot: u64) -> BootId {
 }
 
 /// How primaries are run.
-pub fn primary_config(node: usize, plan: &Plan, geometry: Geometry, faults: FaultSet) -> PrimaryConfig {
+pub fn primary_config(
+    node: usize,
+    attaching: u64,
+    plan: &Plan,
+    geometry: Geometry,
+    faults: FaultSet,
+) -> PrimaryConfig {
+    let attached_by = Incarnation::from_u128(u128::from(attaching));
     PrimaryConfig {
         member_deadline: Duration::from_millis(800),
         open_patience: Duration::from_nanos(plan.open_patience),
@@ -231,8 +247,9 @@ pub fn primary_config(node: usize, plan: &Plan, geometry: Geometry, faults: Faul
         retry: Duration::from_millis(100),
         max_copies: plan.max_copies,
         page: plan.page,
+        copy_floor: plan.copy_floor,
         copy_piece: plan.copy_piece,
         faults,
-        ..PrimaryConfig::new(CLUSTER, VOLUME, node_id(node), geometry)
+        ..PrimaryConfig::new(CLUSTER, VOLUME, node_id(node), attached_by, geometry)
     }
 }

@@ -129,6 +129,21 @@ pub enum Mischief {
         /// For how long.
         time: Ns,
     },
+    /// A sector changes by itself.
+    Rot {
+        /// On which node.
+        node: usize,
+    },
+    /// The members are compared while the volume is used.
+    Verify {
+        /// Whether they are mended.
+        repair: bool,
+    },
+    /// The store comes back as it was some changes ago. Nothing else goes wrong after that.
+    StoreRestored {
+        /// How many changes.
+        back: usize,
+    },
     /// Somebody is struck at a certain moment.
     Ambush(Ambush),
     /// The address of a node leads to the next one.
@@ -185,6 +200,8 @@ pub struct Plan {
     pub copy_piece: u64,
     /// Most chunks that are named in one request.
     pub page: u32,
+    /// Bytes a second that a rebuild copies at least.
+    pub copy_floor: u64,
     /// Mischief, in order of time.
     pub entries: Vec<Entry>,
     /// Deliberate fault in the machines.
@@ -238,6 +255,9 @@ enum Kind {
     Move,
     Ambush,
     Misroute,
+    Rot,
+    Verify,
+    StoreRestored,
 }
 
 const KINDS: &[Kind] = &[
@@ -259,6 +279,10 @@ const KINDS: &[Kind] = &[
     Kind::Ambush,
     Kind::Ambush,
     Kind::Misroute,
+    Kind::Rot,
+    Kind::Verify,
+    Kind::Verify,
+    Kind::StoreRestored,
 ];
 
 /// What long runs with many takeovers are made of.
@@ -331,6 +355,7 @@ impl Plan {
             max_copies: rng.pick(&[1, 4]),
             copy_piece: rng.pick(&[64, 256]) << 10,
             page: rng.pick(&[3, 3, 4096]),
+            copy_floor: rng.pick(&[4, 16]) << 20,
             entries,
             fault: None,
         }
@@ -385,6 +410,15 @@ fn mischief(kind: Kind, nodes: usize, rng: &mut Rng) -> Mischief {
         },
         Kind::Isolate => Mischief::Isolate { node, time },
         Kind::Misroute => Mischief::Misroute { node, time },
+        Kind::Rot => Mischief::Rot { node },
+        Kind::Verify => Mischief::Verify {
+            repair: rng.chance(50),
+        },
+        // It ends the mischief, so it is rare.
+        Kind::StoreRestored if rng.chance(8) => Mischief::StoreRestored {
+            back: rng.between(1, 6) as usize,
+        },
+        Kind::StoreRestored => Mischief::Kill { node, down: time },
         Kind::Ambush => Mischief::Ambush(Ambush {
             moment: rng.pick(MOMENTS),
             skip: rng.pick(&[0, 0, 1, 3, 10]),

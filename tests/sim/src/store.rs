@@ -10,6 +10,8 @@ pub struct Store {
     pub record: Record,
     /// Its revision.
     pub revision: Revision,
+    /// The records before, the oldest first.
+    pub history: Vec<Record>,
 }
 
 impl Store {
@@ -19,7 +21,7 @@ impl Store {
             return None;
         }
         self.revision = Revision(self.revision.0 + 1);
-        self.record = record;
+        self.history.push(std::mem::replace(&mut self.record, record));
         Some(self.revision)
     }
 }

@@ -8,15 +8,17 @@ use bulkhead_engine::ids::{Epoch, ReplicaId};
 use bulkhead_engine::machine::primary::{self, OpId, Revision};
 use bulkhead_engine::machine::record::ChangeId;
 use bulkhead_engine::machine::replica::{self, DiskId};
-use bulkhead_engine::machine::{FaultSet, MemberState, Record, RecordReplica};
+use bulkhead_engine::machine::{Fault, FaultSet, MemberState, Record, RecordReplica};
 
 use crate::ambush::Ambush;
 use crate::checker::Checker;
 use crate::disk::{Disk, Sectors};
+use crate::last_resort::Restored;
 use crate::net::{Net, Way};
 use crate::node::{Host, Node, node_id, replica_id};
 use crate::plan::{MS, Ns, Plan, SEC};
 use crate::rng::Rng;
+use crate::rot::Rot;
 use crate::store::Store;
 use crate::user::OpInfo;
 
@@ -144,6 +146,10 @@ pub struct Outcome {
     pub served: u64,
     /// Whether every member was lost for good, so that nothing could be served to the end.
     pub dead: bool,
+    /// Whether a person had to declare another replica the volume.
+    pub forced: bool,
+    /// Whether the volume was refused to the end, the store being an older copy.
+    pub refused: bool,
     /// What happened, if it was to be told.
     pub trace: Vec<String>,
 }
@@ -165,6 +171,9 @@ pub struct World {
     pub(crate) asks: BTreeMap<u64, ()>,
     pub(crate) ask_count: u64,
     pub(crate) ambushes: Vec<Ambush>,
+    pub(crate) rot: Rot,
+    pub(crate) restored: Restored,
+    pub(crate) forced: bool,
     pub(crate) checker: Checker,
     pub(crate) tracked: Vec<u32>,
     pub(crate) ops: BTreeMap<OpId, OpInfo>,
@@ -228,7 +237,11 @@ impl World {
             store: Store {
                 record,
                 revision: Revision(1),
+                history: Vec::new(),
             },
+            rot: Rot::default(),
+            restored: Restored::default(),
+            forced: false,
             store_down_until: 0,
             store_slow_until: 0,
             asks: BTreeMap::new(),
@@ -285,6 +298,7 @@ impl World {
             }
         }
         self.outcome.at = self.now;
+        self.outcome.forced = self.forced;
         self.outcome.counts = (
             self.checker.acknowledged,
             self.checker.flushes,
@@ -324,6 +338,11 @@ impl World {
             return FaultSet::of(fault);
         }
         FaultSet::NONE
+    }
+
+    /// Whether the machines have this fault; some are the shell's.
+    pub(crate) fn has_fault(&self, fault: Fault) -> bool {
+        self.faults().has(fault)
     }
 
     /// The process of a node handles something after `delay`.

@@ -321,6 +321,7 @@ fn open(identity: ReplicaIdentity) -> Request<Data> {
         identity,
         epoch: Epoch(1),
         term: Epoch(1),
+        attached_by: crate::ids::Incarnation::from_u128(7),
         attempt: 1,
         role: Role::Member,
         expects: None,

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::verify::{Repair, VerifyReport};
 use crate::format::FailCause;
 use crate::geometry::{ByteRange, Geometry};
-use crate::ids::{ClusterId, Epoch, NodeId, ReplicaId, VolumeId};
+use crate::ids::{ClusterId, Epoch, Incarnation, NodeId, ReplicaId, VolumeId};
 use crate::io::IoError;
 use crate::machine::faults::{Fault, FaultSet};
 use crate::machine::protocol::{Reply, Request, RequestId, SessionId};
@@ -22,6 +23,8 @@ pub struct PrimaryConfig {
     pub volume: VolumeId,
     /// This node.
     pub node: NodeId,
+    /// A fresh one for this attaching (T3).
+    pub attached_by: Incarnation,
     /// The volume's division.
     pub geometry: Geometry,
     /// A member that is away, or leaves an operation unanswered, for longer than this is removed.
@@ -49,17 +52,26 @@ pub struct PrimaryConfig {
     pub copy_piece: u64,
     /// Most chunks that are named in one request.
     pub page: u32,
+    /// Bytes a second that a rebuild and a verify copy or compare at least, however much the volume is used.
+    pub copy_floor: u64,
     /// Deliberate faults.
     pub faults: FaultSet,
 }
 
 impl PrimaryConfig {
     /// The defaults of a product.
-    pub const fn new(cluster: ClusterId, volume: VolumeId, node: NodeId, geometry: Geometry) -> Self {
+    pub const fn new(
+        cluster: ClusterId,
+        volume: VolumeId,
+        node: NodeId,
+        attached_by: Incarnation,
+        geometry: Geometry,
+    ) -> Self {
         Self {
             cluster,
             volume,
             node,
+            attached_by,
             geometry,
             member_deadline: Duration::from_secs(4),
             open_patience: Duration::from_secs(4),
@@ -73,6 +85,7 @@ impl PrimaryConfig {
             max_copies: 8,
             copy_piece: 1 << 20,
             page: 4096,
+            copy_floor: 16 << 20,
             faults: FaultSet::NONE,
         }
     }
@@ -90,6 +103,11 @@ impl PrimaryConfig {
 /// Names an operation of the front end until it is completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OpId(pub u64);
+
+impl OpId {
+    /// An operation of the primary itself. The front end does not use it.
+    pub(super) const OWN: Self = Self(u64::MAX);
+}
 
 /// Revision of the record in the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -185,6 +203,15 @@ pub enum Event<P> {
     /// A node that holds a replica of this volume has given a sign of life, if only by refusing a connection: this node
     /// is not cut off from all others (L5). Optional.
     Reached,
+    /// Compare the members while the volume is used; [`Action::Verified`] tells what was found. One at a time.
+    Verify {
+        /// To tell it by.
+        id: u64,
+        /// What is done where they differ.
+        repair: Repair,
+    },
+    /// End the verify that is under way.
+    StopVerify,
     /// Detach in order: nothing uses the volume any more.
     Release,
     /// The time asked for by [`Action::SetTimer`] has come. May come late, and more often than asked for.
@@ -237,6 +264,13 @@ pub enum Action<P> {
     },
     /// Read the record, and say [`Event::Record`] or [`Event::RecordUnreachable`].
     ReadRecord,
+    /// A verify has ended; comes once for each, at the latest with [`Action::Ended`].
+    Verified {
+        /// Which.
+        id: u64,
+        /// What was found.
+        report: VerifyReport,
+    },
     /// Operations are served from now on.
     Serving,
     /// Give [`Event::Timer`] at this time; replaces the time that was asked for before.

@@ -135,6 +135,9 @@ impl<P: Payload> Primary<P> {
             self.end_copy(job, out);
             return;
         }
+        if let (CopyFor::Rebuild { target, .. }, Some(data)) = (part_of, &content) {
+            self.rebuild_read(target, data.size());
+        }
         let request = match content {
             Some(data) => Request::Write {
                 offset: range.offset,

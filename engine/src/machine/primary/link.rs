@@ -49,6 +49,7 @@ impl<P: Payload> Primary<P> {
             },
             epoch: self.epoch,
             term: self.term,
+            attached_by: self.config.attached_by,
             attempt: self.attempts,
             role: if at.is_member() {
                 Role::Member
@@ -233,13 +234,14 @@ impl<P: Payload> Primary<P> {
         }
     }
 
-    /// The record, or that it cannot be read, settles why a replica has refused this primary.
+    /// The record, or that it cannot be read, settles why a replica has refused this primary. One that has moved on has
+    /// ended this primary before; one that has not does not know the epoch of the replica (T3).
     pub(super) fn resolve_doubt(&mut self, record: Option<Epoch>, out: &mut Vec<Action<P>>) {
         let Some((replica, _)) = self.doubt else {
             return;
         };
         let reason = match record {
-            Some(record) if record < replica => EndReason::StoreIsOlder { replica, record },
+            Some(record) if record <= replica => EndReason::StoreIsOlder { replica, record },
             _ => EndReason::Superseded(replica),
         };
         self.end(reason, out);
@@ -299,6 +301,7 @@ impl<P: Payload> Primary<P> {
             }
             Purpose::CopyRead(job) => self.copy_was_read(peer, job, reply, out),
             Purpose::CopyWrite(job) => self.copy_was_written(peer, job, reply, out),
+            Purpose::Verify { round } => self.verify_answered(peer, round, reply, out),
             Purpose::Converge { round } => self.converge_answered(peer, round, reply, out),
             Purpose::Rebuild { target, round } => self.rebuild_answered(target, round, reply, out),
         }

@@ -16,6 +16,8 @@ pub(super) enum Owner {
     Op(u32),
     /// A chunk that is being copied, by its number.
     Copy(u64),
+    /// The piece that is being compared.
+    Verify,
 }
 
 /// Names a holder: the order of coming.

@@ -201,6 +201,7 @@ impl<P: Payload> Primary<P> {
                 Purpose::CopyRead(job) | Purpose::CopyWrite(job) => self.copy_aborted(peer, job, out),
                 Purpose::Release => self.releasing &= !bit(peer),
                 Purpose::Op { .. }
+                | Purpose::Verify { .. }
                 | Purpose::Raise(_)
                 | Purpose::Ping
                 | Purpose::Nothing
@@ -208,6 +209,7 @@ impl<P: Payload> Primary<P> {
                 | Purpose::Rebuild { .. } => {}
             }
         }
+        self.verify_without(peer, out);
         // Also operations that it has answered with a refusal, and that were held until it was gone.
         let waits = |(_, pending): &(u32, &Pending<P>)| pending.needs & bit(peer) != 0;
         let waiting: Vec<(u32, u64)> = self

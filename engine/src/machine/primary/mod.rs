@@ -10,7 +10,8 @@
 //! | `store` | changes of the record |
 //! | `loss` | members that go |
 //! | `converge` | members made identical before serving |
-//! | `copy`, `rebuild` | replicas that come |
+//! | `copy`, `rebuild`, `pace` | replicas that come |
+//! | `verify` | members compared and mended while the volume is used |
 
 mod api;
 mod converge;
@@ -20,10 +21,12 @@ mod link;
 mod lock;
 mod loss;
 mod ops;
+mod pace;
 mod peer;
 mod rebuild;
 mod store;
 mod ticks;
+mod verify;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -38,15 +41,18 @@ use crate::machine::time::Time;
 
 pub use api::{Action, EndReason, Event, Op, OpId, PrimaryConfig, Revision, SwapOutcome};
 pub use rebuild::RebuildProgress;
+pub use verify::{Difference, Repair, VerifyOutcome, VerifyProgress, VerifyReport};
 
 use converge::Converge;
 use copy::CopyJob;
 use lock::RangeLock;
 use loss::Raising;
 use ops::Pending;
+use pace::Pace;
 use peer::{Link, MAX_PEERS, Peer, PeerId, Peers, Purpose, Standing, bit, each};
 use store::Lane;
 use ticks::Ticks;
+use verify::Verify;
 
 /// How far a primary is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +119,8 @@ pub struct Primary<P> {
     copies: BTreeMap<u64, CopyJob>,
     copy_count: u64,
     rounds: u64,
+    pace: Pace,
+    verify: Option<Box<Verify>>,
     /// A replica has refused this primary for an epoch that it does not know: which, and since when.
     doubt: Option<(Epoch, Time)>,
     /// Since when there is no member to be counted on.
@@ -171,6 +179,8 @@ impl<P: Payload> Primary<P> {
             copies: BTreeMap::new(),
             copy_count: 0,
             rounds: 0,
+            pace: Pace::new(now, config.copy_floor, config.geometry.chunk_size()),
+            verify: None,
             doubt: None,
             alone_since: None,
             last_contact: now,
@@ -237,9 +247,13 @@ impl<P: Payload> Primary<P> {
             self.grace_until = self.now + self.config.member_deadline / 2;
         }
         if self.phase == Phase::Ended {
-            if let Event::Submit { id, .. } = event {
-                let result = Err(IoError::Io);
-                out.push(Action::Complete { id, result });
+            match event {
+                Event::Submit { id, .. } => {
+                    let result = Err(IoError::Io);
+                    out.push(Action::Complete { id, result });
+                }
+                Event::Verify { id, repair } => self.verify(id, repair, out),
+                _ => {}
             }
             return;
         }
@@ -274,6 +288,8 @@ impl<P: Payload> Primary<P> {
             }
             Event::RecordUnreachable => self.resolve_doubt(None, out),
             Event::Reached => self.last_contact = self.now,
+            Event::Verify { id, repair } => self.verify(id, repair, out),
+            Event::StopVerify => self.stop_verify(),
             Event::Release => self.release(out),
             Event::Timer => {
                 self.timer = self.timer.filter(|&timer| timer > self.now);
@@ -337,6 +353,7 @@ impl<P: Payload> Primary<P> {
                     || self.ticks.is_used()
                     || self.lane.pending.is_some()
                     || self.raising.is_some()
+                    || self.verify.is_some()
                     || self.peers.iter().any(restless)
             }
         }
@@ -454,8 +471,12 @@ impl<P: Payload> Primary<P> {
                 Phase::Serving => {
                     self.begin_rebuilds(out);
                     self.advance_rebuilds(out);
+                    self.advance_verify(out);
                 }
-                Phase::Releasing => self.advance_release(out),
+                Phase::Releasing => {
+                    self.advance_verify(out);
+                    self.advance_release(out);
+                }
                 Phase::Ended => {}
             }
         }
@@ -508,6 +529,7 @@ impl<P: Payload> Primary<P> {
         match self.phase {
             Phase::Serving => {
                 self.phase = Phase::Releasing;
+                self.stop_verify();
                 self.release_since = Some(self.now);
                 self.stirred = true;
             }
@@ -520,7 +542,7 @@ impl<P: Payload> Primary<P> {
     /// Ends once every operation is done and every member has been told so.
     fn advance_release(&mut self, out: &mut Vec<Action<P>>) {
         let busy = !self.ops.is_empty() && !self.config.faults.has(Fault::ReleaseNotAwaited);
-        if busy || self.lane.pending.is_some() || self.raising.is_some() {
+        if busy || self.verify.is_some() || self.lane.pending.is_some() || self.raising.is_some() {
             return;
         }
         let others: Vec<PeerId> = (0..self.peers.len())
@@ -551,7 +573,11 @@ impl<P: Payload> Primary<P> {
             return;
         }
         self.phase = Phase::Ended;
-        for (_, pending) in self.ops.iter() {
+        if let Some(at) = &mut self.verify {
+            at.interrupt();
+        }
+        self.end_verify(out);
+        for (_, pending) in self.ops.iter().filter(|(_, pending)| pending.id != OpId::OWN) {
             let result = Err(IoError::Io);
             out.push(Action::Complete {
                 id: pending.id,

@@ -52,6 +52,16 @@ impl<P: Payload> Primary<P> {
             out.push(Action::Complete { id, result });
             return;
         }
+        let place = self.take_in(id, op);
+        if self.phase == Phase::Serving {
+            self.admit(place, out);
+        } else {
+            self.early.push(place);
+        }
+    }
+
+    /// Takes an operation into the books.
+    pub(super) fn take_in(&mut self, id: OpId, op: Op<P>) -> u32 {
         self.op_count += 1;
         let count = self.op_count;
         let place = self.ops.insert(Pending {
@@ -68,11 +78,7 @@ impl<P: Payload> Primary<P> {
             data: None,
         });
         self.op_order.push_back((place, count));
-        if self.phase == Phase::Serving {
-            self.admit(place, out);
-        } else {
-            self.early.push(place);
-        }
+        place
     }
 
     /// Takes the operation's range; starts it if it is free.
@@ -312,7 +318,15 @@ impl<P: Payload> Primary<P> {
             self.ticks.end(tick);
         }
         let id = pending.id;
-        out.push(Action::Complete { id, result });
+        if id == OpId::OWN {
+            self.verify_written(&result, out);
+        } else {
+            out.push(Action::Complete { id, result });
+        }
+        if self.ops.is_empty() && (self.verify.is_some() || self.receivers != self.members) {
+            // A gap that copies may use.
+            self.stirred = true;
+        }
         if let Some(lock) = pending.lock {
             self.unlock(lock, out);
         }
@@ -332,6 +346,7 @@ impl<P: Payload> Primary<P> {
             match owner {
                 Owner::Op(place) => self.start(place, out),
                 Owner::Copy(job) => self.copy_read(job, out),
+                Owner::Verify => self.verify_hash(out),
             }
         }
     }

@@ -84,6 +84,10 @@ pub(super) enum Purpose {
         target: PeerId,
         round: u64,
     },
+    /// A step of comparing the members.
+    Verify {
+        round: u64,
+    },
     /// Nobody waits for the answer.
     Nothing,
 }

@@ -13,6 +13,7 @@ use crate::machine::faults::Fault;
 use crate::machine::payload::Payload;
 use crate::machine::protocol::{Reply, Request};
 use crate::machine::record::MemberState;
+use crate::machine::time::Time;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -52,6 +53,8 @@ pub(super) struct Rebuild {
     next: usize,
     in_flight: usize,
     marked: bool,
+    since: Time,
+    bytes: u64,
 }
 
 /// How far a rebuild is.
@@ -61,10 +64,23 @@ pub struct RebuildProgress {
     pub copied: u64,
     /// Chunks to copy; zero while that is not known.
     pub total: u64,
+    /// Bytes that have been copied; holes are none.
+    pub bytes: u64,
+    /// Since when it has been under way. A rebuild that was given up and begun again counts anew.
+    pub since: Time,
+    /// Whether everything is copied, and the replica is about to join.
+    pub joining: bool,
+}
+
+impl RebuildProgress {
+    /// Chunks that are left.
+    pub const fn left(&self) -> u64 {
+        self.total.saturating_sub(self.copied)
+    }
 }
 
 impl Rebuild {
-    const fn new(round: u64) -> Self {
+    const fn new(round: u64, since: Time) -> Self {
         Self {
             round,
             source: 0,
@@ -77,6 +93,8 @@ impl Rebuild {
             next: 0,
             in_flight: 0,
             marked: false,
+            since,
+            bytes: 0,
         }
     }
 
@@ -86,9 +104,19 @@ impl Rebuild {
     }
 
     pub(super) fn progress(&self) -> RebuildProgress {
+        let copying = matches!(self.step, Step::Copying);
+        let joining = matches!(self.step, Step::JoinFlush | Step::JoinReady | Step::JoinSwap);
         RebuildProgress {
-            copied: (self.next - self.in_flight) as u64,
+            // While the set is marked, `next` counts marks.
+            copied: if copying || joining {
+                (self.next - self.in_flight) as u64
+            } else {
+                0
+            },
             total: self.queue.len() as u64,
+            bytes: self.bytes,
+            since: self.since,
+            joining,
         }
     }
 }
@@ -114,7 +142,7 @@ impl<P: Payload> Primary<P> {
             }
             self.rounds += 1;
             let at = &mut self.peers[peer];
-            at.standing = Standing::Rebuild(Box::new(Rebuild::new(self.rounds)));
+            at.standing = Standing::Rebuild(Box::new(Rebuild::new(self.rounds, self.now)));
             at.incarnation = None;
             at.opened = None;
             at.down_since = None;
@@ -361,11 +389,10 @@ impl<P: Payload> Primary<P> {
 
     /// Copies on, with less at a time while the volume is in use, but never nothing.
     fn rebuild_more(&mut self, target: PeerId, out: &mut Vec<Action<P>>) {
-        let window = if self.ops.is_empty() {
-            self.config.max_copies
-        } else {
-            (self.config.max_copies / 4).max(1)
-        };
+        let (now, busy) = (self.now, !self.ops.is_empty());
+        let window = self.pace.window(now, busy, self.config.max_copies);
+        let chunk_size = self.config.geometry.chunk_size();
+        let starves = self.config.faults.has(Fault::RebuildStarves);
         while let Some(rebuild) = self.peers[target]
             .rebuild_mut()
             .filter(|at| at.step == Step::Copying)
@@ -390,6 +417,9 @@ impl<P: Payload> Primary<P> {
                 }
                 return;
             };
+            if (starves && busy) || !self.pace.admit(now, busy, chunk_size) {
+                return;
+            }
             rebuild.next += 1;
             rebuild.in_flight += 1;
             let part_of = CopyFor::Rebuild {
@@ -407,6 +437,13 @@ impl<P: Payload> Primary<P> {
             rebuild.step = Step::JoinReady;
         }
         self.stirred = true;
+    }
+
+    /// So many bytes have been read for a rebuild.
+    pub(super) fn rebuild_read(&mut self, target: PeerId, bytes: u64) {
+        if let Some(rebuild) = self.peers[target].rebuild_mut() {
+            rebuild.bytes += bytes;
+        }
     }
 
     pub(super) fn rebuild_copied(&mut self, target: PeerId, round: u64, out: &mut Vec<Action<P>>) {

@@ -24,6 +24,8 @@ pub struct ReplicaConfig {
     pub max_set_regions: usize,
     /// How long a primary may answer reads after it was last heard.
     pub lease: Duration,
+    /// A person has declared that what this replica holds is what there is, though it has failed: it forgets the failure.
+    pub pardon: bool,
     /// Deliberate faults.
     pub faults: FaultSet,
 }
@@ -38,6 +40,7 @@ impl ReplicaConfig {
             region_idle: Duration::from_secs(10),
             max_set_regions: 1024,
             lease: Duration::from_secs(4),
+            pardon: false,
             faults: FaultSet::NONE,
         }
     }

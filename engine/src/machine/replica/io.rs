@@ -77,6 +77,22 @@ impl<P: Payload> Replica<P> {
         out.push(Action::Disk { id, op });
     }
 
+    pub(super) fn hash(
+        &mut self,
+        session: SessionId,
+        id: RequestId,
+        range: ByteRange,
+        out: &mut Vec<Action<P>>,
+    ) {
+        if !self.geometry.admits(range) {
+            self.respond(session, id, Reply::Refused(Refusal::Malformed), out);
+            return;
+        }
+        let id = self.job(DiskJob::Hash { session, id });
+        let op = DiskOp::ReadOrHole(range);
+        out.push(Action::Disk { id, op });
+    }
+
     pub(super) fn write(
         &mut self,
         session: SessionId,

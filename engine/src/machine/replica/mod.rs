@@ -53,6 +53,10 @@ enum DiskJob {
         id: RequestId,
         stamp: Tick,
     },
+    Hash {
+        session: SessionId,
+        id: RequestId,
+    },
     /// A write or a zero, by its place in `writes`.
     Write(u32),
 }
@@ -108,6 +112,10 @@ impl<P: Payload> Replica<P> {
         let opened_before = superblock.epoch > Epoch::ZERO;
         if opened_before && config.faults.has(Fault::IncarnationKept) {
             config.incarnation = superblock.incarnation;
+        }
+        if config.pardon {
+            // On disk once the first session is opened.
+            superblock.failed = None;
         }
         let mut stamps = StampTable::loaded(stamps);
         let mut intent = intent;
@@ -206,6 +214,11 @@ impl<P: Payload> Replica<P> {
     }
 
     fn request(&mut self, session: SessionId, id: RequestId, request: Request<P>, out: &mut Vec<Action<P>>) {
+        if let Request::Inspect(identity) = request {
+            let reply = self.inspected(identity);
+            self.respond(session, id, reply, out);
+            return;
+        }
         if let Some(cause) = self.superblock.failed {
             self.respond(session, id, Reply::Failed(cause), out);
             return;
@@ -219,7 +232,8 @@ impl<P: Payload> Replica<P> {
             return;
         };
         match request {
-            Request::Open(_) => {}
+            Request::Open(_) | Request::Inspect(_) => {}
+            Request::Hash(range) => self.hash(session, id, range, out),
             Request::Raise { epoch, role } => self.raise(session, id, epoch, role, out),
             Request::Read(range) => self.read(session, id, range, out),
             Request::Copy(range) => self.copy(session, id, range, out),
@@ -303,6 +317,14 @@ impl<P: Payload> Replica<P> {
                         stamp,
                     },
                     Ok(DiskDone::Hole) => Reply::Chunk { content: None, stamp },
+                    _ => Reply::Unreadable,
+                };
+                self.respond(session, id, reply, out);
+            }
+            DiskJob::Hash { session, id } => {
+                let reply = match result {
+                    Ok(DiskDone::Data(data)) => Reply::Hashed(data.digest()),
+                    Ok(DiskDone::Hole) => Reply::Hashed(0),
                     _ => Reply::Unreadable,
                 };
                 self.respond(session, id, reply, out);

@@ -5,10 +5,12 @@ use std::time::Duration;
 use super::Replica;
 use super::api::Action;
 use super::commit::After;
-use crate::ids::Epoch;
+use crate::format::ReplicaIdentity;
+use crate::geometry::Chunk;
+use crate::ids::{Epoch, Tick};
 use crate::machine::faults::Fault;
 use crate::machine::payload::Payload;
-use crate::machine::protocol::{Open, Opened, Refusal, Reply, RequestId, Role, SessionId};
+use crate::machine::protocol::{Inspected, Open, Opened, Refusal, Reply, RequestId, Role, SessionId};
 use crate::machine::time::Time;
 
 /// The session that is served.
@@ -74,6 +76,28 @@ impl<P: Payload> Replica<P> {
         Some(current)
     }
 
+    /// What the replica says of itself; changes nothing.
+    pub(super) fn inspected(&self, identity: ReplicaIdentity) -> Reply<P> {
+        let superblock = &self.superblock;
+        if identity != superblock.identity {
+            return Reply::Refused(Refusal::Identity);
+        }
+        let stamps = (0..self.stamps.chunks()).map(|chunk| self.stamps.get(Chunk(chunk)));
+        let unsettled = stamps.clone().filter(|&stamp| stamp > superblock.durable).count();
+        let suspect = stamps.filter(|&stamp| stamp == Tick::SUSPECT).count();
+        Reply::Inspected(Inspected {
+            incarnation: self.config.incarnation,
+            epoch: superblock.epoch,
+            durable: superblock.durable,
+            settled: superblock.settled,
+            whole: superblock.whole,
+            clean: superblock.clean,
+            failed: superblock.failed,
+            unsettled: unsettled as u32,
+            suspect: suspect as u32,
+        })
+    }
+
     pub(super) fn open(&mut self, session: SessionId, id: RequestId, open: Open, out: &mut Vec<Action<P>>) {
         if let Some(refusal) = self.refusal(&open) {
             self.respond(session, id, Reply::Refused(refusal), out);
@@ -107,6 +131,11 @@ impl<P: Payload> Replica<P> {
         let any_attempt = faults.has(Fault::OldEpochAccepted) || faults.has(Fault::AttemptIgnored);
         if (open.epoch, open.attempt) < self.attempt && !any_attempt {
             return Some(Refusal::Session);
+        }
+        // No two primaries share an epoch: the record has given it out twice, so it is an older copy (T3).
+        let given_out_twice = open.epoch == newest && open.attached_by != self.superblock.attached_by;
+        if given_out_twice && newest > Epoch::ZERO && !self.config.faults.has(Fault::EpochSharedByTerms) {
+            return Some(Refusal::Epoch(newest));
         }
         match open.expects {
             Some(expected)
@@ -142,6 +171,7 @@ impl<P: Payload> Replica<P> {
             return;
         }
         superblock.epoch = superblock.epoch.max(open.epoch);
+        superblock.attached_by = open.attached_by;
         superblock.incarnation = self.config.incarnation;
         superblock.boot = self.config.boot;
         superblock.clean = superblock.clean && self.config.faults.has(Fault::CleanNotCleared);

@@ -23,6 +23,10 @@ impl Payload for Data {
     fn size(&self) -> u64 {
         self.0.len() as u64
     }
+
+    fn digest(&self) -> u128 {
+        crate::machine::payload::digest(&self.0)
+    }
 }
 
 struct Bench {
@@ -61,6 +65,7 @@ impl Bench {
             identity: IDENTITY,
             epoch: Epoch(epoch),
             term: Epoch(epoch),
+            attached_by: Incarnation::from_u128(u128::from(epoch)),
             attempt: 1,
             role: Role::Member,
             expects: None,

@@ -9,7 +9,7 @@ use super::{Api, Routed, done, found, going_on, made, read};
 use crate::http::Call;
 use crate::nearest::nearest;
 use crate::options::InlineSpec;
-use crate::service::ServiceError;
+use crate::service::{ForceRequest, ServiceError, VolumeView};
 
 /// Body of a volume's creation.
 #[derive(Debug, Deserialize)]
@@ -35,12 +35,20 @@ pub(super) async fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Route
                 Err(error) => return Err(suggest(api, error).await),
             }
         }
-        (_, [] | [_]) => Routed::Method,
+        (&Method::POST, [name, "force-primary"]) => {
+            let (repair, name) = (api.management()?, (*name).to_owned());
+            let request = read::<ForceRequest>(call)?;
+            match going_on(async move { repair.force_primary(&name, &request).await }).await {
+                Ok(view) => found(&view),
+                Err(error) => return Err(suggest(api, error).await),
+            }
+        }
+        (_, [] | [_] | [_, "force-primary"]) => Routed::Method,
         _ => Routed::Nowhere,
     })
 }
 
-async fn create(api: &Api, call: &Call) -> Result<crate::service::VolumeView, ServiceError> {
+async fn create(api: &Api, call: &Call) -> Result<VolumeView, ServiceError> {
     let (volumes, request) = (api.volumes()?, read::<CreateVolume>(call)?);
     let invalid = |error: &dyn std::fmt::Display| ServiceError::Invalid(error.to_string());
     let spec = InlineSpec::parse(&request.name).map_err(|errors| invalid(&errors))?;

@@ -1,36 +1,38 @@
-//! The first process of a host of the lab.
+//! The first process of a host of the lab, and the guardian that stays outside.
 //!
 //! It owns the host's namespaces: it makes them, gives the host a root file system over the machine's own (what the host
-//! writes goes to memory, but for the folders that are bound in), says `ready PID`, collects orphans, and ends when its
-//! standard input does. With it everything on the host ends. It must never write to the machine's root file system.
+//! writes goes to memory, but for the folders that are bound in), collects orphans, and ends when its standard input does.
+//! With it everything on the host ends. It must never write to the machine's root file system.
 //!
-//! `bulkhead-lab-init NAME DIR [BIND…]`: `DIR` is the host's own folder; each `BIND` is `SOURCE` or `SOURCE:TARGET`.
+//! `bulkhead-lab-init DIR`: the host's own folder, with its [`Plan`]. The guardian obeys a line at a time: `on` starts the
+//! host and is answered by `ready PID`, `off` ends it as a power cut does and is answered by `off`. When its input ends,
+//! whoever asked for the host is done or dead: it ends the host and removes the folder.
 
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use bulkhead_lab::leaks;
+use bulkhead_lab::plan::Plan;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{chdir, pivot_root};
+use nix::unistd::{Pid, chdir, pivot_root};
 
 /// Marks the second stage, which is process 1 of the new process tree.
 const INSIDE: &str = "LAB_INSIDE";
 
 fn main() -> ExitCode {
-    let args: Vec<String> = env::args().skip(1).collect();
-    let result = if env::var_os(INSIDE).is_some() {
-        inside(&args)
-    } else {
-        outside(&args)
+    let result = match env::args().nth(1) {
+        None => Err(anyhow::anyhow!("usage: bulkhead-lab-init DIR")),
+        Some(dir) if env::var_os(INSIDE).is_some() => inside(Path::new(&dir)),
+        Some(dir) => outside(Path::new(&dir)),
     };
     match result {
         Ok(code) => code,
@@ -41,17 +43,49 @@ fn main() -> ExitCode {
     }
 }
 
-/// Makes the process tree and stays outside as its guardian: when its standard input ends, whoever asked for the host is done
-/// or dead; then it ends the host and clears away what a host cannot take with it.
-fn outside(args: &[String]) -> Result<ExitCode> {
-    let [name, dir, ..] = args else {
-        bail!("usage: bulkhead-lab-init NAME DIR [BIND…]")
-    };
+/// A host that runs.
+struct Running {
+    /// `unshare`, whose only child is the host's first process.
+    init: Child,
+    /// The host's first process, as the machine sees it.
+    pid: u32,
+}
+
+/// The guardian: starts and ends the host as it is told, and clears away what a host cannot take with it.
+fn outside(dir: &Path) -> Result<ExitCode> {
+    let plan = Plan::read(dir)?;
+    let mut running: Option<Running> = None;
+    for line in std::io::stdin().lines() {
+        match (line?.as_str(), running.take()) {
+            ("on", None) => {
+                let host = start(dir)?;
+                println!("ready {}", host.pid);
+                running = Some(host);
+            }
+            ("off", Some(host)) => {
+                end(&plan, dir, host)?;
+                println!("off");
+            }
+            (other, host) => bail!(
+                "{other:?} makes no sense now; the host is {}",
+                if host.is_some() { "on" } else { "off" }
+            ),
+        }
+    }
+    if let Some(host) = running {
+        end(&plan, dir, host)?;
+    }
+    fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start(dir: &Path) -> Result<Running> {
     let mut command = Command::new("unshare");
     command
         .args(["--pid", "--fork", "--kill-child", "--"])
-        .arg(env::current_exe()?)
-        .args(args);
+        // Not by its name, which a new build takes away.
+        .arg(format!("/proc/{}/exe", std::process::id()))
+        .arg(dir);
     command
         .env(INSIDE, "1")
         .stdin(Stdio::piped())
@@ -59,29 +93,32 @@ fn outside(args: &[String]) -> Result<ExitCode> {
     let mut init = command.spawn().context("cannot start the host's first process")?;
     let mut line = String::new();
     BufReader::new(init.stdout.take().context("no pipe")?).read_line(&mut line)?;
-    let Some(pid) = line.trim().strip_prefix("ready ") else {
-        bail!(
+    match line.trim().strip_prefix("ready ") {
+        Some(pid) => Ok(Running {
+            pid: pid.parse()?,
+            init,
+        }),
+        None => bail!(
             "the host's first process ended with {}; the lab needs root",
             init.wait()?
-        );
-    };
-    println!("ready {pid}");
-
-    std::io::stdin().read_to_end(&mut Vec::new())?;
-    leaks::clear(pid.parse()?, name, Path::new(dir), || {
-        drop(init.stdin.take());
-        init.wait()
-            .map(drop)
-            .context("cannot wait for the host's first process")
-    })?;
-    Ok(ExitCode::SUCCESS)
+        ),
+    }
 }
 
-fn inside(args: &[String]) -> Result<ExitCode> {
+fn end(plan: &Plan, dir: &Path, mut host: Running) -> Result<()> {
+    leaks::clear(host.pid, &plan.name, dir, || {
+        // With the first process of a process tree the kernel kills all others, stopped ones too.
+        kill(Pid::from_raw(host.pid.cast_signed()), Signal::SIGKILL).context("cannot end the host")?;
+        host.init
+            .wait()
+            .map(drop)
+            .context("cannot wait for the host's first process")
+    })
+}
+
+fn inside(dir: &Path) -> Result<ExitCode> {
     set_pdeathsig(Signal::SIGKILL)?;
-    let [name, dir, binds @ ..] = args else {
-        bail!("too few arguments")
-    };
+    let plan = Plan::read(dir)?;
     // The machine's /proc is still in place: it tells the id that the machine knows this process by.
     let pid = fs::read_link("/proc/self")?;
 
@@ -92,8 +129,8 @@ fn inside(args: &[String]) -> Result<ExitCode> {
             | CloneFlags::CLONE_NEWNET,
     )
     .context("cannot make the host's namespaces")?;
-    fs::write("/proc/sys/kernel/hostname", name).context("cannot set the host's name")?;
-    root(name, Path::new(dir), binds)?;
+    fs::write("/proc/sys/kernel/hostname", &plan.hostname).context("cannot set the host's name")?;
+    root(&plan, dir)?;
     run("ip", &["link", "set", "lo", "up"])?;
 
     let mut children = SigSet::empty();
@@ -116,7 +153,7 @@ fn inside(args: &[String]) -> Result<ExitCode> {
 }
 
 /// The host's root: the machine's files below, memory above; then what every system has, and the host's own folders.
-fn root(name: &str, dir: &Path, binds: &[String]) -> Result<()> {
+fn root(plan: &Plan, dir: &Path) -> Result<()> {
     mount(NONE, "/", NONE, MsFlags::MS_PRIVATE | MsFlags::MS_REC, NONE)
         .context("cannot make the mounts private")?;
     let top = dir.join("root");
@@ -140,18 +177,28 @@ fn root(name: &str, dir: &Path, binds: &[String]) -> Result<()> {
     special("tmpfs", &top.join("run"), "mode=755")?;
     special("tmpfs", &top.join("tmp"), "mode=1777")?;
     fs::create_dir_all(top.join("run/lock"))?;
-    for line in binds {
-        let (source, target) = line.split_once(':').unwrap_or((line, line));
-        let target = top.join(target.trim_start_matches('/'));
+    for (source, target) in &plan.binds {
+        let target = top.join(target.strip_prefix("/").unwrap_or(target));
         fs::create_dir_all(&target)?;
         // Without what is mounted below: that may be this very root.
-        bind(Path::new(source), &target, MsFlags::MS_BIND)?;
+        bind(source, &target, MsFlags::MS_BIND)?;
     }
-    write(top.join("etc/hostname"), &format!("{name}\n"))?;
+    // A boot of its own at each start: the programs under test tell by it whether a page cache can have survived.
+    let boot = top.join("run/lab-boot-id");
+    fs::copy("/proc/sys/kernel/random/uuid", &boot).context("cannot make a boot id")?;
+    bind(
+        &boot,
+        &top.join("proc/sys/kernel/random/boot_id"),
+        MsFlags::MS_BIND,
+    )?;
+    write(top.join("etc/hostname"), &format!("{}\n", plan.hostname))?;
     // No registry answers here; without this each pull waits for its resolver.
     write(
         top.join("etc/hosts"),
-        &format!("127.0.0.1 localhost {name} registry-1.docker.io index.docker.io\n"),
+        &format!(
+            "127.0.0.1 localhost registry-1.docker.io index.docker.io\n{}",
+            plan.hosts
+        ),
     )?;
     write(
         top.join("etc/resolv.conf"),

@@ -1,0 +1,64 @@
+//! The founding story, told step by step with times, and its summary.
+//!
+//! It owns the last line, which is printed only when every row was counted on another node.
+
+use anyhow::Result;
+use bulkhead_lab::StoreKind;
+use bulkhead_lab::story::{Fall, Scene, Stage};
+
+/// Tells the story.
+pub(super) fn tell(store: StoreKind) -> Result<()> {
+    println!("PostgreSQL survives the loss of its node\n");
+    let mut stage = Stage::set(store, 2, true)?;
+    for line in bulkhead_lab::cuts::STORY {
+        stage.tell(&format!("{} # {line}", stage.home_name()));
+    }
+    let outcome = stage.play(Scene {
+        fall: Fall::Cut,
+        load: false,
+    })?;
+    println!("\nFrom the cut to the first query");
+    let division = outcome.division;
+    for (what, took) in [
+        ("detection by Swarm", division.detection),
+        ("takeover of the volume", division.takeover),
+        ("replicas and file system", division.file_system),
+        ("start of the container", division.docker),
+        ("recovery of PostgreSQL", division.recovery),
+        ("all", outcome.total),
+    ] {
+        println!("  {what:<28} {:>6.1} s", took.as_secs_f64());
+    }
+    if let Some(zombie) = outcome.zombie {
+        println!(
+            "On {} the old PostgreSQL was gone, and its mount with it, {:.1} s after the cut.",
+            outcome.from,
+            zombie.as_secs_f64()
+        );
+    }
+    println!(
+        "{} was a whole replica again {:.1} s after its return.",
+        outcome.from,
+        outcome.whole.as_secs_f64()
+    );
+    drop(stage);
+    println!(
+        "\n{} rows on {} after {:.1} s",
+        thousands(outcome.rows),
+        outcome.to,
+        outcome.total.as_secs_f64()
+    );
+    Ok(())
+}
+
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,246 @@
+//! One loss: the watch, the first query elsewhere, the reckoning, the return.
+//!
+//! It owns what is noted before the loss and held against the database after it.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+
+use super::fall::Fall;
+use super::stage::{SERVICE, Stage, VOLUME};
+use super::timeline::Division;
+use crate::host::Host;
+use crate::postgres::ACCOUNTS;
+use crate::service::Service;
+use crate::{Cmd, swarm, wait};
+
+/// How long Swarm, the takeover and the recovery may take together before the run counts as failed.
+const FIRST_QUERY: Duration = Duration::from_secs(180);
+/// How long an isolated node may take to let go of everything by itself.
+const ZOMBIE: Duration = Duration::from_secs(90);
+/// How long the old node may take to be a whole member again.
+const RETURN: Duration = Duration::from_secs(180);
+
+/// What is to happen.
+#[derive(Debug, Clone, Copy)]
+pub struct Scene {
+    /// How the node is lost.
+    pub fall: Fall,
+    /// Whether clients write meanwhile.
+    pub load: bool,
+}
+
+/// How it went.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Where the database was.
+    pub from: String,
+    /// Where it is.
+    pub to: String,
+    /// What `select count(*)` gave.
+    pub rows: u64,
+    /// From the loss to the first query that was answered.
+    pub total: Duration,
+    /// How that divides.
+    pub division: Division,
+    /// Commits that clients were told of, each of which was found.
+    pub commits: usize,
+    /// From the loss until nothing of the volume was left on the old node, where it kept running.
+    pub zombie: Option<Duration>,
+    /// From the return of the node until the volume was whole.
+    pub whole: Duration,
+}
+
+/// Clients whose output lies outside of every host.
+struct Clients {
+    bench: Option<Service>,
+    journal: Service,
+}
+
+impl Stage {
+    /// Plays a scene from a whole volume to a whole volume.
+    pub fn play(&mut self, scene: Scene) -> Result<Outcome> {
+        let old = self.home;
+        let from = self.home_name().to_owned();
+        let container = self.container.clone();
+        let mut clients = scene.load.then(|| self.clients()).transpose()?;
+
+        self.tell(&format!("{from} is lost: {}", scene.fall));
+        let (begin, clock) = (SystemTime::now(), Instant::now());
+        // What clients are told from now on may have been told before the loss took hold; the numbers noted before must be there.
+        scene.fall.deal(self)?;
+        self.find(|index| index != old, FIRST_QUERY)?;
+        self.tell(&format!("Swarm has started it on {}", self.home_name()));
+        self.await_answer(FIRST_QUERY.saturating_sub(clock.elapsed()))?;
+        let (total, end) = (clock.elapsed(), SystemTime::now());
+        let rows = self.count()?;
+        let to = self.home_name().to_owned();
+        self.tell(&format!(
+            "PostgreSQL answers on {to} after {:.1} s: {rows} rows",
+            total.as_secs_f64()
+        ));
+        ensure!(
+            rows == ACCOUNTS,
+            "pgbench_accounts has {rows} rows, not {ACCOUNTS}"
+        );
+        ensure!(to != from && self.container != container, "it did not move");
+        let division = Division::of(self, begin, end)?;
+
+        let zombie = if scene.fall.leaves_running() {
+            let took = self.await_let_go(old, &container, clock)?;
+            self.tell(&format!(
+                "on {from} the old container has ended and its mount is gone, {:.1} s after the loss",
+                took.as_secs_f64()
+            ));
+            Some(took)
+        } else {
+            None
+        };
+        let commits = clients
+            .as_mut()
+            .map(Clients::end)
+            .transpose()?
+            .unwrap_or_default();
+        self.verify(&commits)?;
+
+        let back = Instant::now();
+        scene.fall.undo(self, old)?;
+        self.tell(&format!("{from} is back"));
+        self.await_returned(old)?;
+        self.await_whole(RETURN)?;
+        let whole = back.elapsed();
+        self.tell(&format!(
+            "the volume is whole again, with {} replicas, {:.1} s later",
+            self.repl,
+            whole.as_secs_f64()
+        ));
+        // What the old node wrote after its loss would come up now, if ever.
+        self.verify(&commits)?;
+        Ok(Outcome {
+            from,
+            to,
+            rows,
+            total,
+            division,
+            commits: commits.len(),
+            zombie,
+            whole,
+        })
+    }
+
+    /// Starts eight clients of pgbench, and one that notes each commit that it was told of.
+    fn clients(&self) -> Result<Clients> {
+        let host = self.lab.host(self.home);
+        let client = |line: &str| self.client(line);
+        let clients = Clients {
+            bench: Some(spawn(
+                host,
+                "bench",
+                client("exec pgbench -n -c 8 -j 2 -T 3600 demo"),
+            )?),
+            journal: spawn(
+                host,
+                "journal",
+                client(
+                    "n=$(psql -d demo -Atc 'select coalesce(max(n), 0) from journal'); \
+                     while :; do n=$((n + 1)); echo \"try $n\"; \
+                     psql -d demo -qc \"insert into journal values ($n)\" && echo \"commit $n\"; done",
+                ),
+            )?,
+        };
+        wait::until("the clients commit", Duration::from_secs(60), || {
+            Ok((clients.commits().len() >= 20).then_some(()))
+        })
+        .with_context(|| clients.journal.log_tail(10))?;
+        Ok(clients)
+    }
+
+    fn client(&self, line: &str) -> Cmd {
+        Cmd::new("docker").args(["exec", &self.container, "sh", "-uc", line])
+    }
+
+    /// Waits until the old node has let go by itself: the server ended, its mount gone, nothing stuck in the kernel.
+    fn await_let_go(&self, old: usize, container: &str, clock: Instant) -> Result<Duration> {
+        let host = self.lab.host(old);
+        let look = format!("grep -c ' /[^ ]*{VOLUME}' /proc/mounts || :; ps -eo stat= | grep -c '^D' || :");
+        let mut last = String::new();
+        wait::until("the old node lets go of the volume", ZOMBIE, || {
+            let running = self.lab.node(old).dockerd.inspect(container, "/State/Running");
+            last = host.sh(&look).run()?;
+            // Docker may have removed the container altogether.
+            let ended = running.map_or(true, |running| running == false);
+            Ok((ended && last == "0\n0").then_some(clock.elapsed()))
+        })
+        .with_context(|| format!("on {}: mounts and stuck processes {last:?}", host.hostname()))
+    }
+
+    /// Waits until the old node is a part of the Swarm again, and runs nothing of the service.
+    fn await_returned(&self, old: usize) -> Result<()> {
+        let name = self.lab.host(old).hostname();
+        let manager = &self.lab.node(self.home).dockerd;
+        wait::until(
+            "the old node is ready, without a container of the service",
+            RETURN,
+            || {
+                let list = manager
+                    .run("node ls --format {{.Hostname}}/{{.Status}}")
+                    .unwrap_or_default();
+                let ready = list.lines().any(|line| line == format!("{name}/Ready"));
+                let rest = swarm::container(&self.lab.node(old).dockerd, SERVICE);
+                Ok((ready && matches!(rest, Ok(None))).then_some(()))
+            },
+        )
+    }
+
+    /// Every row, every noted commit, and the books of pgbench.
+    fn verify(&self, commits: &BTreeSet<u64>) -> Result<()> {
+        let rows = self.count()?;
+        ensure!(
+            rows == ACCOUNTS,
+            "pgbench_accounts has {rows} rows, not {ACCOUNTS}"
+        );
+        let sums = self.sql(
+            "select (select sum(abalance) from pgbench_accounts) = (select sum(bbalance) from pgbench_branches) \
+             and (select sum(abalance) from pgbench_accounts) = (select coalesce(sum(delta), 0) from pgbench_history)",
+        )?;
+        ensure!(sums == "t", "accounts, branches and history do not agree");
+        let there: BTreeSet<u64> = self
+            .sql("select n from journal")?
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .collect();
+        let lost: Vec<_> = commits.difference(&there).take(10).collect();
+        ensure!(
+            lost.is_empty(),
+            "acknowledged commits are lost: {lost:?} of {}",
+            commits.len()
+        );
+        Ok(())
+    }
+}
+
+fn spawn(host: &Host, name: &str, cmd: Cmd) -> Result<Service> {
+    let log = host.dir().join(format!("{name}.log"));
+    // A log tells of one scene.
+    let _ = std::fs::remove_file(log);
+    host.spawn(name, cmd)
+}
+
+impl Clients {
+    fn commits(&self) -> BTreeSet<u64> {
+        let log = self.journal.log();
+        log.lines()
+            .filter_map(|line| line.strip_prefix("commit ")?.parse().ok())
+            .collect()
+    }
+
+    /// Ends the clients; returns what they were told.
+    fn end(&mut self) -> Result<BTreeSet<u64>> {
+        if let Some(mut bench) = self.bench.take() {
+            bench.kill()?;
+        }
+        self.journal.kill()?;
+        Ok(self.commits())
+    }
+}

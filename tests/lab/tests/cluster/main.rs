@@ -1,0 +1,113 @@
+//! A cluster of three hosts: joining, volumes seen everywhere, races with one winner, a node that dies, a store that is away,
+//! and Swarm. A short form runs with all tests; `make test-cluster STORE=etcd|consul` runs the whole.
+
+mod life;
+mod outage;
+mod races;
+mod swarm;
+
+use anyhow::Result;
+use bulkhead_lab::report::Report;
+use bulkhead_lab::{Lab, StoreKind, image, node};
+
+/// How much of it is done.
+#[derive(Clone, Copy)]
+struct Extent {
+    /// Volumes made on each node.
+    seen: usize,
+    /// Names for which all nodes race.
+    creates: usize,
+    /// Rounds of two nodes racing for one volume.
+    mounts: usize,
+    /// Seconds for which the store is away.
+    away: u64,
+    /// Also what takes its time.
+    whole: bool,
+}
+
+const SHORT: Extent = Extent {
+    seen: 3,
+    creates: 4,
+    mounts: 25,
+    away: 8,
+    whole: false,
+};
+
+const WHOLE: Extent = Extent {
+    seen: 20,
+    creates: 50,
+    mounts: 1000,
+    away: 60,
+    whole: true,
+};
+
+fn run(store: StoreKind, extent: Extent) -> Result<()> {
+    let _alone = node::alone()?;
+    let mut lab = Lab::new(3)
+        .label("cluster")
+        .store(store)
+        .swarm()
+        .image(image::FIO)
+        .option("--timeout-mount", "30s")
+        .start()?;
+    let mut report = Report::new(format!("A cluster of three hosts on {store}"));
+    let mut case =
+        |name: &str, run: &dyn Fn(&mut Lab, Extent) -> Result<Vec<bulkhead_lab::report::Figure>>| {
+            if !report.case(name, || run(&mut lab, extent)) {
+                // What one case has broken the next one does not suffer from.
+                if let Err(error) = lab.heal() {
+                    println!("healing failed too: {error:#}");
+                }
+            }
+        };
+    case("every node knows every node", &life::joined);
+    case("a volume made on any node is seen on all", &life::seen);
+    case("all nodes create the same name at once", &races::create);
+    case(
+        "a volume in use elsewhere is refused, naming node and user",
+        &races::refused,
+    );
+    case("two nodes race for one volume", &races::mount);
+    case(
+        "a service, a stack with {{.Task.Slot}}, a service that moves",
+        &swarm::services,
+    );
+    if extent.whole {
+        case(
+            "each store member killed under a running workload",
+            &outage::members_killed,
+        );
+        case("the whole store killed under a running workload", &outage::killed);
+    }
+    case("the whole store paused under a running workload", &outage::paused);
+    if extent.whole {
+        case(
+            "the node cut off from the store under a running workload",
+            &outage::cut_off,
+        );
+    }
+    case(
+        "a node dies, and its volumes' state is right everywhere",
+        &life::dies,
+    );
+    report.finish()
+}
+
+/// The short form on one store; the whole on the one that `$STORE` names, if it names one.
+fn on(store: StoreKind) {
+    match std::env::var("STORE") {
+        Err(_) => run(store, SHORT).unwrap(),
+        Ok(named) if named == store.to_string() => run(store, WHOLE).unwrap(),
+        Ok(_) => {}
+    }
+}
+
+#[test]
+fn a_cluster_on_etcd() {
+    on(StoreKind::Etcd);
+}
+
+#[test]
+fn a_cluster_on_consul() {
+    on(StoreKind::Consul);
+}
