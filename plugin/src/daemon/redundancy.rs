@@ -9,6 +9,9 @@ use bulkhead_engine::node::{PeerView, Reach, VolumeStatus};
 use super::context::Daemon;
 use crate::service::{RebuildView, ReplicaView};
 
+/// What is wrong with the replica of a node that is not heard of.
+const SILENT: &str = "its node gives no sign of life";
+
 /// What the replicas of a volume mean together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Redundancy {
@@ -41,7 +44,7 @@ impl Daemon {
                     id: replica.id.to_string(),
                     node: self.name_of(replica.node),
                     pool: replica.pool.to_string(),
-                    state: state_words(replica, silent.contains(&replica.node), seen),
+                    state: replica_word(replica).to_owned(),
                     healthy: is_sound(replica)
                         && !silent.contains(&replica.node)
                         && seen.is_none_or(|seen| seen.reach == Reach::Up),
@@ -49,10 +52,7 @@ impl Daemon {
                     tick: tick_of(replica.state).map(|tick| tick.to_string()),
                     path: pool.flatten().map(|pool| pool.join(record.id.to_string())),
                     rebuild: seen.and_then(rebuild_view),
-                    trouble: replica
-                        .trouble
-                        .clone()
-                        .or_else(|| seen.and_then(|seen| seen.trouble.clone())),
+                    trouble: trouble_of(replica, silent.contains(&replica.node), seen),
                 }
             })
             .collect()
@@ -103,15 +103,17 @@ pub(super) fn replica_word(replica: &Replica) -> &'static str {
     }
 }
 
-fn state_words(replica: &Replica, silent: bool, seen: Option<&PeerView>) -> String {
-    let word = replica_word(replica);
+/// What is wrong with a replica, as far as is known here.
+fn trouble_of(replica: &Replica, silent: bool, seen: Option<&PeerView>) -> Option<String> {
+    if replica.trouble.is_some() {
+        return replica.trouble.clone();
+    }
     if silent {
-        return format!("{word}, but its node gives no sign of life");
+        return Some(SILENT.to_owned());
     }
-    match seen {
-        Some(seen) if seen.reach == Reach::Down && !seen.local => format!("{word}, but it cannot be reached"),
-        _ => word.to_owned(),
-    }
+    let seen = seen.filter(|seen| seen.reach == Reach::Down && !seen.local)?;
+    let why = seen.trouble.as_deref().unwrap_or("it does not answer");
+    Some(format!("it cannot be reached: {why}"))
 }
 
 fn rebuild_view(seen: &PeerView) -> Option<RebuildView> {
@@ -143,7 +145,12 @@ fn judge(record: &VolumeRecord, silent: &[NodeId], name_of: impl Fn(NodeId) -> S
         .filter(|replica| !is_sound(replica) || is_silent(replica))
         .map(|replica| {
             let node = name_of(replica.node);
-            format!("on {node}: {}", state_words(replica, is_silent(replica), None))
+            let word = replica_word(replica);
+            if is_silent(replica) {
+                format!("on {node}: {word}, but {SILENT}")
+            } else {
+                format!("on {node}: {word}")
+            }
         })
         .collect();
     let lacking = if lacking.is_empty() {

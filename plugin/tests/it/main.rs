@@ -17,6 +17,6 @@ mod driver;
 mod hundred;
 mod malformed;
 mod node;
-mod operator;
 mod repair;
+mod several;
 mod shelf;

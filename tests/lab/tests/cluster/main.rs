@@ -47,7 +47,7 @@ fn run(store: StoreKind, extent: Extent) -> Result<()> {
         .label("cluster")
         .store(store)
         .swarm()
-        .image(image::FIO)
+        .image(image::REGISTER)
         .option("--timeout-mount", "30s")
         .start()?;
     let mut report = Report::new(format!("A cluster of three hosts on {store}"));

@@ -87,7 +87,7 @@ pub(crate) fn refused(lab: &mut Lab, _: Extent) -> Result<Vec<Figure>> {
     let waited = begin.elapsed();
     ensure!(told.contains("n1"), "the refusal does not name the node: {told}");
     ensure!(
-        told.contains("holder") || told.to_lowercase().contains("container"),
+        told.contains("holder") || told.contains("process") || told.contains("container"),
         "the refusal does not name the user: {told}"
     );
     ensure!(

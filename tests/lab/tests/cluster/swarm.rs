@@ -18,7 +18,8 @@ services:
   app:
     image: busybox
     init: true
-    command: sh -c 'echo slot-{{.Task.Slot}} >>/data/slots; sleep 3600'
+    environment: ['SLOT=slot-{{.Task.Slot}}']
+    command: sh -c 'echo $$SLOT >>/data/slots; sleep 3600'
     volumes: ['data:/data']
     networks: [host]
     deploy:
