@@ -84,7 +84,7 @@ profile() { # name, fio's options…
     echo "--- processor time of the machine by program"
     perf report --input "$work/perf.data" --no-children --sort comm --percent-limit 1 --stdio -g none 2>/dev/null | grep -E '^ +[0-9]' || true
     echo "--- by function"
-    perf report --input "$work/perf.data" --no-children --sort comm,symbol --percent-limit 0.8 --stdio -g none 2>/dev/null | grep -E '^ +[0-9]' | head -40 || true
+    perf report --input "$work/perf.data" --no-children --sort comm,symbol --percent-limit 0.8 --stdio -g none 2>/dev/null | grep -E '^ +[0-9]' | sed 's/  *- *- *$//' | head -40 || true
 }
 profile "random write 4 KiB, depth 1" --rw=randwrite --bs=4k --iodepth=1
 profile "random write 4 KiB, depth 16" --rw=randwrite --bs=4k --iodepth=16
