@@ -14,7 +14,8 @@ daemon=
 finish() {
     if [ -n "$daemon" ]; then
         call Unmount '{"Name":"v","ID":"profile"}' >/dev/null || true
-        kill "$daemon" && wait "$daemon" || true
+        kill "$daemon" || true
+        wait "$daemon" || true
     fi
     if mountpoint -q "$work/plain"; then umount "$work/plain"; fi
     rm -rf "$work"
