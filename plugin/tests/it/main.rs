@@ -18,9 +18,6 @@ mod hundred;
 mod last_resort;
 mod malformed;
 mod node;
-#[path = "../../../cluster/tests/stores/process.rs"]
-#[allow(unreachable_pub, reason = "shared with the tests of the stores")]
-mod process;
 mod repair;
 mod several;
 mod shelf;

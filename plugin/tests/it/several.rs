@@ -6,13 +6,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use bulkhead_test_servers::{Server, data_dir, free_port};
 use nix::sys::signal::Signal;
 use parking_lot::MutexGuard;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::node::{Node, alone, eventually, text};
-use crate::process::{Server, data_dir, free_port};
 
 /// A member of etcd, alone.
 struct Etcd {
