@@ -636,6 +636,7 @@ pub async fn a_primary_is_forced(subject: &dyn Subject) {
         replica: second,
         settled,
     };
+    tokio::time::sleep(Duration::from_millis(5)).await;
     let left = volumes
         .change_replicas(volume.id, held(&attached), ChangeId::random(), &[left])
         .await

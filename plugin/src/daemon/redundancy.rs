@@ -1,7 +1,6 @@
 //! A volume's replicas as the faces show them, and what their states mean for the volume together. Reads the record, this
 //! node's copy of the others, and what the engine says of a volume that is attached here; asks nobody.
 
-use bulkhead_cluster::catalogue::Contents;
 use bulkhead_cluster::schema::{Replica, ReplicaState, VolumeRecord};
 use bulkhead_engine::ids::{NodeId, Tick};
 use bulkhead_engine::node::{PeerView, Reach, VolumeStatus};
@@ -63,19 +62,18 @@ impl Daemon {
         judge(record, &self.silent_nodes(record), |node| self.name_of(node))
     }
 
-    /// Those other nodes with replicas of a volume that give no sign of life. Right after a start without the store nothing is
-    /// known of anybody, and nobody counts as silent.
+    /// Those nodes with replicas of a volume that give no sign of life.
     fn silent_nodes(&self, record: &VolumeRecord) -> Vec<NodeId> {
-        if self.catalogue.freshness().from_disk {
-            return Vec::new();
-        }
-        let silent = |contents: &Contents| {
-            let nodes = record.replicas.iter().map(|replica| replica.node);
-            nodes
-                .filter(|node| *node != self.node && !contents.is_alive(*node))
-                .collect()
-        };
-        self.catalogue.read(silent)
+        let nodes = record.replicas.iter().map(|replica| replica.node);
+        nodes.filter(|node| self.is_silent(*node)).collect()
+    }
+
+    /// Whether another node gives no sign of life. Right after a start without the store nothing is known of anybody, and
+    /// nobody counts as silent.
+    pub(super) fn is_silent(&self, node: NodeId) -> bool {
+        node != self.node
+            && !self.catalogue.freshness().from_disk
+            && !self.catalogue.read(|contents| contents.is_alive(node))
     }
 }
 

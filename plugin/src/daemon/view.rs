@@ -116,8 +116,14 @@ impl Daemon {
         }
         let elsewhere = |primary: &&Primary| primary.node != self.node;
         if let Some(primary) = record.primary.as_ref().filter(elsewhere) {
-            let status = format!("up, attached on {}", self.name_of(primary.node));
-            return self.with_redundancy(record, Condition::well("attached", status), true);
+            let serves = !self.is_silent(primary.node);
+            let doubt = if serves {
+                ""
+            } else {
+                " (which gives no sign of life; it is taken over when it is mounted elsewhere)"
+            };
+            let status = format!("up, attached on {}{doubt}", self.name_of(primary.node));
+            return self.with_redundancy(record, Condition::well("attached", status), serves);
         }
         if let Some(reason) = self.failures.lock().get(&record.id) {
             return Condition::ill("failed", format!("down: {reason}"));

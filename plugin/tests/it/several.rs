@@ -6,13 +6,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use bulkhead_test_servers::{Server, data_dir, free_port};
 use nix::sys::signal::Signal;
 use parking_lot::MutexGuard;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::node::{Node, alone, eventually, text};
-use crate::process::{Server, data_dir, free_port};
 
 /// A member of etcd, alone.
 struct Etcd {
@@ -55,14 +55,14 @@ impl Etcd {
 }
 
 /// Nodes n1, n2, … with a pool each.
-struct Cluster {
-    nodes: Vec<Node>,
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
     etcd: Etcd,
     _alone: MutexGuard<'static, ()>,
 }
 
 impl Cluster {
-    fn of(count: usize) -> Self {
+    pub(crate) fn of(count: usize) -> Self {
         Self::with_flags(count, &[])
     }
 
@@ -98,17 +98,17 @@ impl Cluster {
         self.nodes.push(node);
     }
 
-    fn docker(&self, node: usize) -> crate::client::Docker {
+    pub(crate) fn docker(&self, node: usize) -> crate::client::Docker {
         self.nodes[node].docker()
     }
 
-    fn volume(&self, node: usize, name: &str) -> Value {
+    pub(crate) fn volume(&self, node: usize, name: &str) -> Value {
         self.nodes[node].json(&["volume", "inspect", name])[0].clone()
     }
 
     /// Creates a volume once the nodes know each other's pools.
     #[track_caller]
-    fn create(&self, node: usize, name: &str, options: Value) {
+    pub(crate) fn create(&self, node: usize, name: &str, options: Value) {
         let created = eventually(Duration::from_secs(20), || {
             let reply = self.docker(node).create(name, options.clone());
             assert!(
@@ -121,21 +121,21 @@ impl Cluster {
     }
 }
 
-fn mountpoint(answer: &Value) -> PathBuf {
+pub(crate) fn mountpoint(answer: &Value) -> PathBuf {
     answer["Mountpoint"]
         .as_str()
         .map(PathBuf::from)
         .expect("a mount point")
 }
 
-fn write(path: &Path, text: &str) {
+pub(crate) fn write(path: &Path, text: &str) {
     let mut file = fs::File::create(path).expect("a file in the volume");
     file.write_all(text.as_bytes()).expect("written");
     file.sync_all().expect("synced");
 }
 
 /// Replicas of a volume that are in sync.
-fn in_sync(volume: &Value) -> usize {
+pub(crate) fn in_sync(volume: &Value) -> usize {
     let replicas = volume["replicas"].as_array().cloned().unwrap_or_default();
     replicas
         .iter()
