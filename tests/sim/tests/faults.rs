@@ -13,14 +13,15 @@ use bulkhead_engine::machine::Fault;
 use bulkhead_sim::campaign::run;
 use bulkhead_sim::plan::Plan;
 
-/// The table: for each fault the seeds needed.
-fn stated() -> BTreeMap<String, u64> {
+/// The table: for each fault the seeds needed; nothing for one that the table admits is not found.
+fn stated() -> BTreeMap<String, Option<u64>> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/simulation.md");
     let text = fs::read_to_string(page).unwrap();
     let row = |line: &str| {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         match cells[..] {
-            ["", name, _, "yes", seeds, _, ""] => Some((name.to_owned(), seeds.parse().ok()?)),
+            ["", name, _, "yes", seeds, _, ""] => Some((name.to_owned(), Some(seeds.parse().ok()?))),
+            ["", name, _, "NO", _, _, ""] => Some((name.to_owned(), None)),
             _ => None,
         }
     };
@@ -33,8 +34,11 @@ fn every_fault_is_found_by_the_seed_that_is_stated() {
     let stated = stated();
     let mut missed = Vec::new();
     for &fault in Fault::ALL {
-        let Some(seeds) = stated.get(fault.name()) else {
+        let Some(&seeds) = stated.get(fault.name()) else {
             missed.push(format!("{}: not in docs/simulation.md", fault.name()));
+            continue;
+        };
+        let Some(seeds) = seeds else {
             continue;
         };
         let plan = Plan {
