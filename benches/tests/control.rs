@@ -60,7 +60,7 @@ async fn the_stores_load_follows_the_changes_and_not_the_readers() {
         assert_eq!(storm.unseen, 0, "some node missed a volume");
         let requests = outcome.requests_per_create(storm);
         assert!(
-            (2.0..16.0).contains(&requests),
+            (2.0..24.0).contains(&requests),
             "{requests} requests for a create"
         );
     }

@@ -41,6 +41,11 @@ pub struct Load {
 }
 
 impl Load {
+    /// Requests a second for records: without watches, which are begun anew when many changes come.
+    pub fn for_records(&self) -> f64 {
+        self.requests() - self.methods.get("Watch").copied().unwrap_or_default()
+    }
+
     /// Requests a second in all.
     pub fn requests(&self) -> f64 {
         self.methods.values().sum()

@@ -107,13 +107,13 @@ impl Outcome {
         self.plan.volumes + self.storms.iter().map(|storm| storm.made).sum::<usize>()
     }
 
-    /// What one create of a storm asks of the store, without what goes on at rest.
+    /// What one create of a storm asks of the store, without what goes on at rest and without watches begun anew.
     pub fn requests_per_create(&self, storm: &Storm) -> f64 {
         let rest = self
             .readings
             .first()
-            .map_or(0.0, |reading| reading.load.requests());
-        (storm.load.requests() - rest) * storm.load.time.as_secs_f64() / storm.made as f64
+            .map_or(0.0, |reading| reading.load.for_records());
+        (storm.load.for_records() - rest) * storm.load.time.as_secs_f64() / storm.made as f64
     }
 }
 
