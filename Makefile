@@ -10,10 +10,17 @@ export PURGE ?=
 export QUICK ?=
 export PAGE ?=
 
+STORE ?= etcd
+HOSTS ?= 3
+HOST ?= n1
+MINUTES ?= 20
+REPL ?= 2
+RUNS ?= 3
+SEED ?=
 SEEDS ?= 2000
 FROM ?= 0
 
-.PHONY: bench bench-control sim sim-faults help up down build install uninstall plugin test lint fmt
+.PHONY: bench bench-control lab lab-down lab-enter demo test-cluster test-faults test-ha sim sim-faults help up down build install uninstall plugin test lint fmt
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -41,6 +48,27 @@ plugin: ## the managed Docker plugin, named PLUGIN
 
 test: ## formatting, lints, documentation and every test; needs root
 	@scripts/test.sh
+
+lab: ## a cluster of HOSTS hosts to play with, on STORE (etcd or consul), until ctrl-C
+	@scripts/lab.sh up --store $(STORE) --hosts $(HOSTS)
+
+lab-enter: ## a shell on HOST of that cluster
+	@scripts/lab.sh enter $(HOST)
+
+lab-down: ## ends that cluster from elsewhere
+	@scripts/lab.sh down
+
+demo: ## the founding story, told step by step: PostgreSQL survives the loss of its node
+	@scripts/lab.sh demo --store $(STORE)
+
+test-cluster: ## three hosts on STORE: joins, races, outages, Swarm; ends with its figures
+	@scripts/test-cluster.sh $(STORE)
+
+test-faults: ## random faults for MINUTES on a volume with REPL replicas, on STORE; SEED repeats a choice
+	@scripts/lab.sh faults --minutes $(MINUTES) --store $(STORE) --repl $(REPL) $(if $(SEED),--seed $(SEED))
+
+test-ha: ## the story RUNS times and its harder sisters, on STORE; ends with a table
+	@scripts/lab.sh ha --store $(STORE) --runs $(RUNS)
 
 lint: ## formatting and lints
 	@scripts/lint.sh
