@@ -278,7 +278,7 @@ fn losses(volume: &VolumeRecord, chosen: &Replica, disk: &ReplicaDiskView) -> Ve
     match chosen.state {
         ReplicaState::Stale { tick: Tick::ZERO } | ReplicaState::Rebuilding { tick: Tick::ZERO } => {
             losses.push(format!(
-                "nearly everything: this replica was new and never completed; it holds {} of {size}, and the rest reads as zeroes",
+                "the record does not say up to when this replica holds every write, and it may never have been complete: it holds {} of {size}, and the rest reads as zeroes",
                 format_size(disk.bytes(disk.chunks_written))
             ));
         }
@@ -373,7 +373,7 @@ mod tests {
             found.chunks_written = 32
         });
         assert!(
-            empty[0].starts_with("nearly everything") && empty[0].contains("2 MiB of 1 GiB"),
+            empty[0].contains("may never have been complete") && empty[0].contains("2 MiB of 1 GiB"),
             "{empty:?}"
         );
         let failed = case(ReplicaState::Member, |found| {

@@ -121,7 +121,7 @@ impl Daemon {
         let ours: Vec<&Replica> = record.replicas_on(self.node).collect();
         let is_going = |replica: &&&Replica| replica.state == ReplicaState::Removing;
         let (going, wanted): (Vec<&Replica>, Vec<&Replica>) =
-            ours.iter().partition(|replica| is_going(&replica));
+            ours.iter().partition(|replica| is_going(replica));
         let unmade = wanted.iter().any(|replica| !replica.made);
         match record.state {
             VolumeState::Deleting => {

@@ -95,7 +95,6 @@ pub(super) fn replica_word(replica: &Replica) -> &'static str {
         ReplicaState::Removing => "being removed",
         _ if !replica.made => "being made",
         ReplicaState::Member => "in sync",
-        ReplicaState::Stale { tick: Tick::ZERO } => "new, and not filled yet",
         ReplicaState::Stale { .. } => "out of date",
         ReplicaState::Rebuilding { .. } => "being rebuilt",
     }
@@ -232,7 +231,7 @@ mod tests {
         assert!(matches!(judge(&record, &[], name), Redundancy::Degraded(_)));
         record.replicas[1].made = true;
         record.replicas[1].state = ReplicaState::Stale { tick: Tick::ZERO };
-        assert_eq!(replica_word(&record.replicas[1]), "new, and not filled yet");
+        assert_eq!(replica_word(&record.replicas[1]), "out of date");
         assert_eq!(tick_of(record.replicas[1].state), None);
     }
 }
