@@ -295,12 +295,11 @@ fn a_dead_holder_is_replaced_and_comes_back_as_a_replica() {
         "acknowledged"
     );
     write(&mounted.join("file"), "newer");
-    assert!(eventually(Duration::from_secs(20), || {
-        let volume = cluster.volume(1, "v");
-        volume["replicas"]
-            .as_array()
-            .is_some_and(|replicas| replicas.iter().any(|replica| replica["state"] == "out of date"))
-    }));
+    assert!(
+        eventually(Duration::from_secs(20), || in_sync(&cluster.volume(1, "v")) == 1),
+        "{}",
+        cluster.volume(1, "v")
+    );
     cluster.docker(1).remove("deleted").ok();
 
     cluster.nodes[0].start();
