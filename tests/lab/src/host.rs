@@ -234,16 +234,17 @@ impl Host {
     /// An `nsenter` stops itself together with the process that it waits for (after a SIGSTOP), and the kernel does not call
     /// the host's process tree ended before it has learned of that process's end.
     fn wake_waiters(&self) {
-        if !is_over(self.pid()) {
-            return;
-        }
         let me = format!("/proc/{}/task", std::process::id());
         for task in fs::read_dir(me).into_iter().flatten().flatten() {
             let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
             for child in children.split_whitespace() {
                 let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
                 let ours = format!("nsenter\0-t\0{}\0", self.pid());
+                let inside =
+                    fs::read_to_string(format!("/proc/{child}/task/{child}/children")).unwrap_or_default();
+                let over = inside.split_whitespace().any(is_over);
                 if line.starts_with(ours.as_bytes())
+                    && over
                     && let Ok(pid) = child.parse()
                 {
                     let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
@@ -278,7 +279,7 @@ impl Host {
 }
 
 /// Whether a process has ended, and only its parent does not know yet.
-fn is_over(pid: u32) -> bool {
+fn is_over(pid: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
 }
 

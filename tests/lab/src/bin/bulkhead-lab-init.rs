@@ -59,12 +59,12 @@ fn outside(dir: &Path) -> Result<ExitCode> {
         match (line?.as_str(), running.take()) {
             ("on", None) => {
                 let host = start(dir)?;
-                println!("ready {}", host.pid);
+                tell(&format!("ready {}", host.pid));
                 running = Some(host);
             }
             ("off", Some(host)) => {
                 end(&plan, dir, host)?;
-                println!("off");
+                tell("off");
             }
             (other, host) => bail!(
                 "{other:?} makes no sense now; the host is {}",
@@ -77,6 +77,12 @@ fn outside(dir: &Path) -> Result<ExitCode> {
     }
     fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Answers an order. Whoever gave it may be dead by now; then the end of its orders is what comes next.
+fn tell(answer: &str) {
+    let mut stdout = std::io::stdout();
+    let _ = writeln!(stdout, "{answer}").and_then(|()| stdout.flush());
 }
 
 fn start(dir: &Path) -> Result<Running> {

@@ -148,7 +148,10 @@ pub(crate) fn dies(lab: &mut Lab, _: Extent) -> Result<Vec<Figure>> {
 
     // The one with a second replica can be had on n2, with what was synced; the other one is refused with the reason.
     let took = Instant::now();
-    let note = lab.node(1).sh(shared, "cat /data/note")?;
+    lab.node(1).dockerd.run(&format!(
+        "run -d --name {shared} --network none -v {shared}:/data busybox sleep 3600"
+    ))?;
+    let note = lab.node(1).dockerd.exec(shared, "cat /data/note").run()?;
     let taken = took.elapsed();
     ensure!(note == "kept", "{shared} holds {note:?}");
     let told = lab
@@ -186,6 +189,7 @@ pub(crate) fn dies(lab: &mut Lab, _: Extent) -> Result<Vec<Figure>> {
     let whole = begin.elapsed();
     thread::sleep(Duration::from_millis(100));
     ensure!(lab.node(0).sh(alone, "cat /data/note")? == "kept");
+    lab.node(1).dockerd.run(&format!("rm -f {shared}"))?;
     for volume in [alone, shared] {
         lab.node(0).dockerd.run(&format!("rm -f {volume}"))?;
         wait::retry("it can be removed", Duration::from_secs(30), || {
