@@ -54,10 +54,10 @@ impl World {
         host.newest_request = host.newest_request.max(id);
         let epoch = host.machine.epoch();
         match request {
-            Request::Write { tick, stamp, .. } | Request::Zero { tick, stamp, .. } => {
-                if *stamp == StampRule::Raise && *tick > Tick::ZERO && !again && tick.epoch() != epoch {
-                    self.violate(format!("O3: a write of epoch {epoch} carries the tick {tick}"));
-                }
+            Request::Write { tick, stamp, .. } | Request::Zero { tick, stamp, .. }
+                if *stamp == StampRule::Raise && *tick > Tick::ZERO && !again && tick.epoch() != epoch =>
+            {
+                self.violate(format!("O3: a write of epoch {epoch} carries the tick {tick}"));
             }
             Request::Changed { after, .. } if !host.serving => {
                 let members: Vec<_> = host.machine.record().members().map(|member| member.id).collect();
