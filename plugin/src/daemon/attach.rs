@@ -129,9 +129,17 @@ impl Daemon {
             Ok(attached) => {
                 let mountpoint = attached.mountpoint();
                 self.failures.lock().remove(&id);
-                self.attached.lock().insert(name.to_owned(), attached);
+                self.attached.lock().insert(name.to_owned(), attached.clone());
                 // What the watch has told meanwhile.
                 self.tell_engine(id);
+                if let Some(reason) = attached.dead() {
+                    let (daemon, name, why) = (self.clone(), name.to_owned(), reason.clone());
+                    tokio::spawn(async move { daemon.bury(&name, id, why).await });
+                    return Err(ServiceError::Failed(format!(
+                        "volume {:?} ended while it was being mounted: {reason}",
+                        attached.name
+                    )));
+                }
                 tracing::info!(volume = name, %epoch, "mounted");
                 Ok(mountpoint)
             }

@@ -75,13 +75,15 @@ impl Daemon {
             .await;
     }
 
-    /// A volume has ended by itself: its users get errors, and then it goes.
-    async fn bury(&self, name: &str, id: VolumeId, reason: String) {
-        tracing::error!(volume = name, reason, "the volume has failed and is taken down");
-        self.failures.lock().insert(id, reason);
-        let Some(attached) = self.attached(name).filter(|attached| attached.id == id) else {
+    /// A volume has ended by itself: its users get errors, and then it goes. What has taken its place meanwhile is left alone;
+    /// one that ends while it is still being brought up is seen to by whoever does that.
+    pub(super) async fn bury(&self, name: &str, id: VolumeId, reason: String) {
+        let ended = self.attached(name).filter(|attached| attached.id == id);
+        let Some(attached) = ended.filter(|attached| attached.dead().is_some()) else {
             return;
         };
+        tracing::error!(volume = name, reason, "the volume has failed and is taken down");
+        self.failures.lock().insert(id, reason);
         // Without the lock: whoever has it may be waiting for this very device.
         let device = attached.clone();
         let aborted = blocking(move || {
@@ -107,7 +109,8 @@ impl Daemon {
         }
     }
 
-    /// Shows what is attached here its record, which has changed. One whose record is gone has nothing to stand on.
+    /// Shows what is attached here its record, which has changed. One whose record is gone goes on: what is attached here cannot
+    /// have been deleted, so the store was restored from a copy of the time before it, and nobody else can take it.
     pub(super) fn look_at_attached(self: &Arc<Self>, id: VolumeId) {
         let found = self
             .attached
@@ -116,19 +119,17 @@ impl Daemon {
             .find(|attached| attached.id == id)
             .cloned();
         let Some(attached) = found else { return };
-        let is_known = self.catalogue.read(|contents| contents.by_id(id).is_some());
-        if is_known {
-            self.tell_engine(id);
-            if self.has_replicas_to_change(&attached) {
-                let daemon = self.clone();
-                tokio::spawn(async move { daemon.keep_replicas_of(&attached).await });
-            }
-        } else {
+        if self.catalogue.read(|contents| contents.by_id(id).is_none()) {
+            tracing::error!(
+                volume = attached.name,
+                "the store has no record of it: it was restored from an older copy. The volume is served until it is unmounted; save what it holds before that"
+            );
+            return;
+        }
+        self.tell_engine(id);
+        if self.has_replicas_to_change(&attached) {
             let daemon = self.clone();
-            tokio::spawn(async move {
-                let reason = "its record is gone: it was deleted".to_owned();
-                daemon.bury(&attached.name, id, reason).await;
-            });
+            tokio::spawn(async move { daemon.keep_replicas_of(&attached).await });
         }
     }
 
