@@ -144,14 +144,14 @@ impl Contents {
         }
     }
 
-    /// Takes a record that this node has just written or read, ahead of the watch.
-    pub(super) fn note(&mut self, volume: &Volume) {
+    /// Takes a record that this node has just written or read, ahead of the watch; whether it is news.
+    pub(super) fn note(&mut self, volume: &Volume) -> bool {
         if self
             .volumes
             .get(&volume.id)
             .is_some_and(|known| known.revision >= volume.revision)
         {
-            return;
+            return false;
         }
         // Its name goes and comes in one transaction with its record.
         if is_there(volume) {
@@ -160,6 +160,7 @@ impl Contents {
             self.names.remove(&volume.name);
         }
         self.insert_volume(volume.clone());
+        true
     }
 
     /// The records that were noted ahead of a listing.

@@ -140,15 +140,19 @@ impl Catalogue {
             .clone()
     }
 
-    /// Takes a record that this node has just written or read, so that who has made a change finds it here at once.
+    /// Takes a record that this node has just written or read, so that who has made a change finds it here at once. Who
+    /// follows the changes is told only of what is new: else an errand that changes nothing would call itself again.
     pub fn note(&self, volume: &Volume) {
-        self.shared
+        let is_news = self
+            .shared
             .state
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .contents
             .note(volume);
-        self.shared.feeds.tell([volume.id]);
+        if is_news {
+            self.shared.feeds.tell([volume.id]);
+        }
     }
 
     /// Tells which volumes have changed from now on, beginning with all that there are.
@@ -237,7 +241,9 @@ impl Follower {
                         state.contents.newer_than(revision)
                     };
                     state.contents = Contents::default();
-                    noted.iter().for_each(|volume| state.contents.note(volume));
+                    for volume in &noted {
+                        state.contents.note(volume);
+                    }
                 }
                 self.unsaved = true;
                 for event in latest(&events) {
