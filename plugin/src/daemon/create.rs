@@ -224,6 +224,7 @@ impl Daemon {
 
     /// Takes away what there is of a volume that never became ready.
     pub(super) async fn undo(self: &Arc<Self>, volume: &VolumeRecord) -> Result<(), ServiceError> {
+        self.refuse_if_used(volume).await?;
         let undone = self
             .volumes
             .undo_create(volume.id, self.node)

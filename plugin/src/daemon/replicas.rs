@@ -135,16 +135,30 @@ impl Daemon {
         let dir = self.replica_dir(volume, replica.pool)?;
         let identity = self.identity_of(volume, replica.id);
         let (engine, id, name) = (self.engine.clone(), replica.id, volume.name.clone());
+        let epoch = volume.epoch;
         let going = self.places.close(id);
         blocking(move || {
             let _going = going;
             engine
                 .close_replica(id, Instant::now() + CLOSING)
                 .map_err(|error| ServiceError::Failed(format!("volume {name:?}: {error}")))?;
-            // The same directory may hold a newer replica of the same volume.
-            let other = disk::inspect(&dir).is_ok_and(|found| found.superblock.identity != identity);
-            if other {
-                return Ok(());
+            match disk::inspect(&dir) {
+                // The same directory may hold a newer replica of the same volume.
+                Ok(found) if found.superblock.identity != identity => return Ok(()),
+                // No replica hears of an epoch that was not in the record before.
+                Ok(found) if found.superblock.epoch > epoch => {
+                    return Err(ServiceError::Failed(format!(
+                        "the data of volume {name:?} is not removed: its replica in {} has seen epoch {}, and the record in the store says {epoch}: the store was restored from an older copy; restore a newer one",
+                        dir.display(),
+                        found.superblock.epoch
+                    )));
+                }
+                Err(error @ DiskError::Io { .. }) => {
+                    return Err(ServiceError::Failed(format!(
+                        "the data of volume {name:?} cannot be removed yet: {error}; it is tried again"
+                    )));
+                }
+                Ok(_) | Err(_) => {}
             }
             once_unlocked(
                 || disk::delete(&dir),

@@ -5,10 +5,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bulkhead_cluster::schema::{Primary, Timestamp, VolumeState, Wanted};
+use bulkhead_cluster::schema::{Primary, Timestamp, VolumeRecord, VolumeState, Wanted};
 use bulkhead_cluster::store::Revision;
 use bulkhead_cluster::volumes::{Attach, Volume as Stored, VolumeError, engine_record};
 use bulkhead_engine::ids::VolumeId;
+use bulkhead_engine::machine::{MemberState, RecordReplica};
+use bulkhead_engine::node::Surveyed;
 use tokio::time::timeout;
 
 use super::context::{Daemon, volume_failed};
@@ -18,6 +20,21 @@ use crate::service::ServiceError;
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the replicas are waited for that are asked for their epochs.
 const SURVEY: Duration = Duration::from_secs(4);
+/// How long replicas that do not answer are asked again while the node of one that is in sync lives: one that was let go a
+/// moment ago is still being closed there.
+const REACH: Duration = Duration::from_secs(6);
+/// Between askings.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// What the replicas say before the record is changed.
+enum Outlook {
+    /// One that is in sync answers, and none knows more than the record.
+    Clear,
+    /// Somebody else has taken the volume meanwhile: the newer record.
+    Overtaken(Box<Stored>),
+    /// None that is in sync answers: why, in words.
+    Unreachable(String),
+}
 
 impl Daemon {
     /// Makes this node the primary of a volume.
@@ -47,6 +64,7 @@ impl Daemon {
         asked: &mut bool,
     ) -> Result<Stored, ServiceError> {
         let id = volume.id;
+        let reach = end.min(Instant::now() + REACH);
         loop {
             let refusal = match self.living_holder(&volume) {
                 Some(primary) => VolumeError::Attached {
@@ -55,9 +73,18 @@ impl Daemon {
                     primary: Box::new(primary),
                 },
                 None => {
-                    if let Some(newer) = self.survey(&volume).await? {
-                        volume = newer;
-                        continue;
+                    match self.survey(&volume).await? {
+                        Outlook::Clear => {}
+                        Outlook::Overtaken(newer) => {
+                            volume = *newer;
+                            continue;
+                        }
+                        Outlook::Unreachable(_) if self.may_answer(&volume) && Instant::now() < reach => {
+                            self.until_changed(id, volume.revision, AGAIN).await;
+                            volume = self.find(&volume.record.name).await?;
+                            continue;
+                        }
+                        Outlook::Unreachable(why) => return Err(ServiceError::Failed(why)),
                     }
                     match self.volumes.attach(id, wish).await {
                         Ok(held) => {
@@ -106,10 +133,15 @@ impl Daemon {
         (primary.node != self.node && lives).then(|| primary.clone())
     }
 
+    /// Whether a node with a replica in sync lives as far as is known here.
+    fn may_answer(&self, volume: &Stored) -> bool {
+        self.catalogue
+            .read(|contents| volume.members().any(|replica| contents.is_alive(replica.node)))
+    }
+
     /// Asks the replicas before the record is changed: somebody has to answer, and nobody may know a newer epoch than the
-    /// record (replication.md, section 6). Somebody else may have taken the volume meanwhile: then the newer record is given,
-    /// and all is to be looked at again.
-    async fn survey(self: &Arc<Self>, volume: &Stored) -> Result<Option<Stored>, ServiceError> {
+    /// record (rule T3 of docs/replication.md).
+    async fn survey(self: &Arc<Self>, volume: &Stored) -> Result<Outlook, ServiceError> {
         let (engine, id, record) = (self.engine.clone(), volume.id, engine_record(volume));
         let asked = record.clone();
         let surveyed = tokio::task::spawn_blocking(move || engine.survey(id, &asked, SURVEY)).await;
@@ -123,7 +155,7 @@ impl Daemon {
                 let now = now.map_err(|error| volume_failed(&error))?;
                 let now = now.ok_or_else(|| ServiceError::NotFound(name.clone()))?;
                 if now.epoch >= epoch {
-                    return Ok(Some(now));
+                    return Ok(Outlook::Overtaken(Box::new(now)));
                 }
                 return Err(ServiceError::Failed(format!(
                     "volume {name:?} cannot be attached: its replica on node {} has seen epoch {epoch}, but the record in the store says {}: the store was restored from an older copy; restore a newer one. Nothing is served before that",
@@ -136,7 +168,7 @@ impl Daemon {
             .iter()
             .any(|found| found.found.is_ok() && record.is_member(found.replica))
         {
-            return Ok(None);
+            return Ok(Outlook::Clear);
         }
         let why: Vec<String> = surveyed
             .iter()
@@ -152,10 +184,60 @@ impl Daemon {
                 }
             })
             .collect();
-        Err(ServiceError::Failed(format!(
+        Ok(Outlook::Unreachable(format!(
             "volume {name:?} cannot be attached: none of its replicas that are in sync can be reached ({})",
             why.join("; ")
         )))
+    }
+
+    /// Refuses where a volume that is "being created" has been in use already: the store was restored from a copy of that very
+    /// moment, and what the volume holds now must not be taken for what a broken creation has left behind.
+    pub(super) async fn refuse_if_used(self: &Arc<Self>, volume: &VolumeRecord) -> Result<(), ServiceError> {
+        let name = &volume.name;
+        let restored = |what: String| {
+            ServiceError::Failed(format!(
+                "the creation of volume {name:?} is not undone: {what}, so the volume was in use after the record in the store was written, and the store was restored from an older copy; restore a newer one"
+            ))
+        };
+        if self
+            .attached(name)
+            .is_some_and(|attached| attached.id == volume.id)
+        {
+            return Err(restored("it is attached here".to_owned()));
+        }
+        // As it is now: its creator has attached it for its file system since it was first written.
+        let now = self
+            .volumes
+            .by_id(volume.id)
+            .await
+            .map_err(|error| volume_failed(&error))?;
+        let Some(now) = now else { return Ok(()) };
+        let mut asked = engine_record(&now);
+        // Also those that are not made as far as the record knows.
+        asked.replicas = now
+            .replicas
+            .iter()
+            .map(|replica| RecordReplica {
+                id: replica.id,
+                node: replica.node,
+                state: MemberState::Member,
+            })
+            .collect();
+        let (engine, id) = (self.engine.clone(), volume.id);
+        let surveyed = tokio::task::spawn_blocking(move || engine.survey(id, &asked, SURVEY)).await;
+        let surveyed = surveyed.map_err(|error| ServiceError::Failed(error.to_string()))?;
+        let newer = |found: &Surveyed| found.epoch().filter(|epoch| *epoch > now.epoch);
+        match surveyed
+            .iter()
+            .find_map(|found| Some((found.node, newer(found)?)))
+        {
+            None => Ok(()),
+            Some((node, epoch)) => Err(restored(format!(
+                "its replica on node {} has seen epoch {epoch}, and the record says {}",
+                self.name_of(node),
+                now.epoch
+            ))),
+        }
     }
 
     /// Waits until a volume's record is known to be newer than this revision, or for a while.

@@ -19,5 +19,6 @@ mod last_resort;
 mod malformed;
 mod node;
 mod repair;
+mod restored;
 mod several;
 mod shelf;
