@@ -7,6 +7,9 @@ export DESTDIR ?=
 export PLUGIN ?= bulkhead:latest
 export PURGE ?=
 
+export QUICK ?=
+export PAGE ?=
+
 STORE ?= etcd
 HOSTS ?= 3
 HOST ?= n1
@@ -17,7 +20,7 @@ SEED ?=
 SEEDS ?= 2000
 FROM ?= 0
 
-.PHONY: lab lab-down lab-enter demo test-cluster test-faults test-ha sim sim-faults help up down build install uninstall plugin test lint fmt
+.PHONY: bench bench-control lab lab-down lab-enter demo test-cluster test-faults test-ha sim sim-faults help up down build install uninstall plugin test lint fmt
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -77,4 +80,10 @@ sim: ## simulates SEEDS runs of the replication from seed FROM on
 	@cargo run --quiet --release --package bulkhead-sim --bin sim -- run --seeds $(SEEDS) --from $(FROM)
 
 sim-faults: ## looks for every deliberate fault with the simulation
-	@cargo run --quiet --release --package bulkhead-sim --bin sim --features faults --target-dir target/faults -- faults
+	@cargo run --quiet --release --package bulkhead-sim --bin sim --features faults --target-dir target/faults -- faults --page docs/simulation.md
+
+bench: ## the data path beside a plain loop device and GlusterFS; QUICK=1: below ten minutes; PAGE=1: into the documentation
+	@scripts/bench.sh data
+
+bench-control: ## the control plane: 200 simulated nodes and 10,000 volumes against etcd; knows QUICK and PAGE
+	@scripts/bench.sh control

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that something needs: deps.sh build|run|test…
+# Installs the Debian packages that something needs: deps.sh build|run|test|bench…
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -20,8 +20,12 @@ for purpose in "$@"; do
         fi
         apt_install docker.io iptables busybox-static etcd-server etcd-client fio openssl postgresql-15 tzdata shellcheck
         ;;
+    bench)
+        # Without what it only suggests: no server of it is started on the machine.
+        apt_install fio sqlite3 curl postgresql-15 glusterfs-server glusterfs-client
+        ;;
     *)
-        die "deps.sh: $purpose? It knows build, run and test."
+        die "deps.sh: $purpose? It knows build, run, test and bench."
         ;;
     esac
 done

@@ -17,6 +17,9 @@ log=target/test.log
 status=0
 # One test program after the other; within one, as many at a time as there are processors.
 cargo test --workspace --no-fail-fast 2>&1 | tee "$log" || status=$?
+# Machines with deliberate faults: optimised, and in a folder of their own, so that nothing else is built with them.
+say "Looking for the deliberate faults"
+cargo test --quiet --release --package bulkhead-sim --features faults --target-dir target/faults --test faults 2>&1 | tee -a "$log" || status=$?
 say "Results"
 grep -E '^(test result:|test .* FAILED$)' "$log" | grep -v '^test result: ok. 0 passed' || true
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }

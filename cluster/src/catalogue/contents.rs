@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use bulkhead_engine::ids::{NodeId, PoolId, VolumeId};
 use bytes::Bytes;
 
+use super::promised::Promised;
 use crate::nodes::Node;
 use crate::placement::View;
 use crate::schema::{
@@ -23,6 +24,7 @@ use crate::volumes::Volume;
 pub struct Contents {
     cluster: Option<ClusterRecord>,
     volumes: BTreeMap<VolumeId, Arc<Volume>>,
+    promised: Promised,
     names: BTreeMap<String, VolumeId>,
     nodes: BTreeMap<NodeId, NodeRecord>,
     live: BTreeMap<NodeId, LiveRecord>,
@@ -118,14 +120,28 @@ impl Contents {
         self.faults.values()
     }
 
-    /// The cluster as placement sees it.
+    /// The cluster as placement sees it. What it costs does not depend on the number of volumes.
     pub fn view(&self) -> View {
-        View::of_records(
+        let mut view = View::of_records(
             self.nodes.values(),
             |node| self.is_alive(node),
             self.pools.values(),
-            self.volumes.values().map(|volume| &volume.record),
-        )
+            [],
+        );
+        self.promised.tell(&mut view);
+        view
+    }
+
+    fn insert_volume(&mut self, volume: Volume) {
+        self.remove_volume(volume.id);
+        self.promised.add(&volume);
+        self.volumes.insert(volume.id, Arc::new(volume));
+    }
+
+    fn remove_volume(&mut self, id: VolumeId) {
+        if let Some(old) = self.volumes.remove(&id) {
+            self.promised.remove(&old);
+        }
     }
 
     /// Takes a record that this node has just written or read, ahead of the watch.
@@ -143,7 +159,7 @@ impl Contents {
         } else if self.names.get(&volume.name) == Some(&volume.id) {
             self.names.remove(&volume.name);
         }
-        self.volumes.insert(volume.id, Arc::new(volume.clone()));
+        self.insert_volume(volume.clone());
     }
 
     /// The records that were noted ahead of a listing.
@@ -185,7 +201,7 @@ impl Contents {
             // One that was noted may be ahead of the watch.
             let known = self.volumes.get(&volume.id);
             if known.is_none_or(|known| known.revision <= volume.revision) {
-                self.volumes.insert(volume.id, Arc::new(volume));
+                self.insert_volume(volume);
             }
         } else if let Some(name) = key.strip_prefix(NAMES) {
             let named: Stored<NameRecord> = read(entry)?;
@@ -225,7 +241,9 @@ impl Contents {
 
     fn remove(&mut self, key: &str, told: Revision) {
         if let Some(id) = key.strip_prefix(VOLUMES) {
-            remove_id(&mut self.volumes, id);
+            if let Ok(id) = id.parse() {
+                self.remove_volume(id);
+            }
         } else if let Some(name) = key.strip_prefix(NAMES) {
             let name = name_of(name);
             if !self.is_ahead(&name, told) {

@@ -5,7 +5,9 @@
 mod changed;
 mod contents;
 mod file;
+mod promised;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -19,7 +21,7 @@ pub use self::contents::Contents;
 
 use self::changed::Feeds;
 use crate::schema::VOLUMES;
-use crate::store::{Revision, Store, Update, Watcher};
+use crate::store::{Event, Revision, Store, Update, Watcher};
 use crate::volumes::Volume;
 
 /// The copy on disk is at most this much behind; longer if writing it takes long.
@@ -188,6 +190,18 @@ async fn load(path: PathBuf) -> Option<(Contents, SystemTime)> {
     }
 }
 
+/// The last change of each key, in their order. A burst changes a record several times, and only its end is of use.
+fn latest(events: &[Event]) -> Vec<&Event> {
+    let mut later = HashSet::new();
+    let mut latest: Vec<&Event> = events
+        .iter()
+        .rev()
+        .filter(|event| later.insert(event.key()))
+        .collect();
+    latest.reverse();
+    latest
+}
+
 /// The task that keeps it.
 struct Follower {
     shared: Arc<Shared>,
@@ -226,7 +240,7 @@ impl Follower {
                     noted.iter().for_each(|volume| state.contents.note(volume));
                 }
                 self.unsaved = true;
-                for event in &events {
+                for event in latest(&events) {
                     state.contents.apply(event);
                 }
                 let volumes = events

@@ -192,6 +192,58 @@ async fn it_is_there_at_once_after_a_restart_and_says_so() {
     assert!(file::load(&file).is_err());
 }
 
+/// What is promised is kept in step with every change, so it must say the same as a look at all volumes.
+#[test]
+fn what_is_promised_follows_every_change() {
+    let mut contents = Contents::default();
+    let looked = |contents: &Contents| {
+        crate::placement::View::of_records([], |_| true, [], contents.volumes().map(|volume| &volume.record))
+    };
+    let place = Placed {
+        node: NodeId::from_u128(1),
+        pool: PoolId::from_u128(2),
+    };
+    let mut spec = VolumeSpec::new(1 << 30);
+    spec.group = Some("g".to_owned());
+    let mut record = NewVolume::new("v", spec, &[place], place.node)
+        .unwrap()
+        .into_record();
+    let key = crate::schema::volume_key(record.id);
+    for revision in 1..4 {
+        record.spec.size += 1 << 30;
+        contents.apply(&crate::store::Event::Put(crate::store::Entry {
+            key: key.clone(),
+            value: crate::schema::encode(&key, &record).unwrap(),
+            revision: Revision(revision),
+        }));
+        assert_eq!(contents.view(), looked(&contents));
+        assert_eq!(contents.view().group_on("g", place.node), Some("v"));
+    }
+    contents.apply(&crate::store::Event::Delete {
+        key,
+        revision: Revision(9),
+    });
+    assert_eq!(contents.view(), looked(&contents));
+    assert_eq!(contents.view().group_on("g", place.node), None);
+}
+
+#[test]
+fn only_the_last_change_of_a_key_counts() {
+    let put = |key: &str, revision| {
+        Event::Put(crate::store::Entry {
+            key: key.to_owned(),
+            value: "v".into(),
+            revision: Revision(revision),
+        })
+    };
+    let gone = Event::Delete {
+        key: "a".to_owned(),
+        revision: Revision(3),
+    };
+    let events = [put("a", 1), put("b", 2), gone.clone(), put("c", 4), put("b", 5)];
+    assert_eq!(latest(&events), [&gone, &put("c", 4), &put("b", 5)]);
+}
+
 /// The size that a cluster may have: listing must not take a tenth of a second.
 #[tokio::test]
 async fn ten_thousand_volumes_are_listed_at_once() {

@@ -4,6 +4,7 @@
 mod fault;
 mod link;
 mod members;
+mod pace;
 mod watch;
 
 use std::fmt;

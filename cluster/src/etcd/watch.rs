@@ -1,5 +1,6 @@
 //! Watches of etcd. Silence is asked about: an answer to "are you there" proves that the stream lives, but its revision
-//! proves nothing (etcd before 3.4.25 may send it ahead of events), so only events move the position.
+//! proves nothing (etcd before 3.4.25 may send it ahead of events), so only events move the position. When many changes
+//! come, the watch rests between batches of them ([`Pace`]); it goes on from its position, so nothing is left out.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,21 +10,46 @@ use etcd_client::{WatchOptions, WatchResponse, WatchStream};
 
 use super::fault::{Fault, classify};
 use super::link::Link;
+use super::pace::{Pace, REST};
 use super::{Inner, MAX_ANSWER, number, revision};
 use crate::store::{Batch, Changes, Event, Revision, StoreError, prefix_end};
 
 pub(super) struct Follow {
     inner: Arc<Inner>,
+    prefix: String,
+    after: Revision,
+    pace: Pace,
+    state: State,
+}
+
+enum State {
+    /// The stream is open.
+    Watching(Box<Open>),
+    /// There is none until this moment.
+    Resting(Instant),
+}
+
+struct Open {
     link: Link,
     stream: WatchStream,
-    after: Revision,
-    /// When the stream was last heard of.
+    /// When it was last heard of.
     heard: Instant,
     asked: bool,
 }
 
 /// Begins a watch. Its acknowledgement comes with the first [`Changes::next`].
 pub(super) async fn follow(inner: Arc<Inner>, prefix: &str, after: Revision) -> Result<Follow, StoreError> {
+    let open = open(&inner, prefix, after).await?;
+    Ok(Follow {
+        inner,
+        prefix: prefix.to_owned(),
+        after,
+        pace: Pace::new(Instant::now()),
+        state: State::Watching(Box::new(open)),
+    })
+}
+
+async fn open(inner: &Inner, prefix: &str, after: Revision) -> Result<Open, StoreError> {
     let until = Instant::now() + inner.deadline;
     let full = inner.full(prefix);
     let mut options = WatchOptions::new().with_start_revision(number(after).saturating_add(1));
@@ -40,17 +66,15 @@ pub(super) async fn follow(inner: Arc<Inner>, prefix: &str, after: Revision) -> 
     let mut client = link.client().watch_client().max_decoding_message_size(MAX_ANSWER);
     let stream = match tokio::time::timeout_at(until.into(), client.watch(key, Some(options))).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(lost(&inner, &link, &error)),
+        Ok(Err(error)) => return Err(lost(inner, &link, &error)),
         Err(_) => {
             inner.links.lost(&link);
             return Err(inner.unreachable(&format!("{} does not answer a watch", link.endpoint())));
         }
     };
-    Ok(Follow {
-        inner,
+    Ok(Open {
         link,
         stream,
-        after,
         heard: Instant::now(),
         asked: false,
     })
@@ -66,33 +90,26 @@ fn lost(inner: &Inner, link: &Link, error: &etcd_client::Error) -> StoreError {
     }
 }
 
-#[async_trait]
-impl Changes for Follow {
-    async fn next(&mut self) -> Result<Batch, StoreError> {
+impl Open {
+    /// The next answer, however long it takes; silence of a dead connection is an error.
+    async fn answer(&mut self, inner: &Inner) -> Result<WatchResponse, StoreError> {
         loop {
-            let patience = self.inner.deadline * if self.asked { 2 } else { 1 };
+            let patience = inner.deadline * if self.asked { 2 } else { 1 };
             let until = self.heard + patience;
             match tokio::time::timeout_at(until.into(), self.stream.message()).await {
                 Ok(Ok(Some(answer))) => {
                     self.heard = Instant::now();
                     self.asked = false;
-                    if let Some(batch) = self.take(&answer)? {
-                        self.inner.access.answered();
-                        return Ok(batch);
-                    }
+                    return Ok(answer);
                 }
                 Ok(Ok(None)) => {
-                    self.inner.links.lost(&self.link);
-                    return Err(self
-                        .inner
-                        .unreachable(&format!("{} ended a watch", self.link.endpoint())));
+                    inner.links.lost(&self.link);
+                    return Err(inner.unreachable(&format!("{} ended a watch", self.link.endpoint())));
                 }
-                Ok(Err(error)) => return Err(lost(&self.inner, &self.link, &error)),
+                Ok(Err(error)) => return Err(lost(inner, &self.link, &error)),
                 Err(_) if self.asked => {
-                    self.inner.links.lost(&self.link);
-                    return Err(self
-                        .inner
-                        .unreachable(&format!("{} fell silent", self.link.endpoint())));
+                    inner.links.lost(&self.link);
+                    return Err(inner.unreachable(&format!("{} fell silent", self.link.endpoint())));
                 }
                 Err(_) => {
                     self.asked = true;
@@ -101,6 +118,35 @@ impl Changes for Follow {
                     let _ = tokio::time::timeout(Duration::from_millis(100), ask).await;
                 }
             }
+        }
+    }
+}
+
+#[async_trait]
+impl Changes for Follow {
+    async fn next(&mut self) -> Result<Batch, StoreError> {
+        loop {
+            let open = match &mut self.state {
+                State::Watching(open) => open,
+                State::Resting(until) => {
+                    tokio::time::sleep_until((*until).into()).await;
+                    let open = open(&self.inner, &self.prefix, self.after).await?;
+                    self.state = State::Watching(Box::new(open));
+                    continue;
+                }
+            };
+            let answer = open.answer(&self.inner).await?;
+            let Some(batch) = self.take(&answer)? else {
+                continue;
+            };
+            self.inner.access.answered();
+            if let Batch::Changes(changes, _) = &batch {
+                let now = Instant::now();
+                if self.pace.is_too_fast(changes.len(), now) {
+                    self.state = State::Resting(now + REST);
+                }
+            }
+            return Ok(batch);
         }
     }
 }

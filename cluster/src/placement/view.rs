@@ -92,7 +92,7 @@ impl PoolView {
 }
 
 /// The cluster as placement sees it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     /// Its nodes.
     pub nodes: BTreeMap<NodeId, NodeView>,
@@ -144,6 +144,13 @@ impl View {
                 self.groups.entry(key).or_insert_with(|| volume.name.clone());
             }
         }
+    }
+
+    /// Tells of a volume of a group with a replica on a node.
+    pub(crate) fn add_group(&mut self, group: &str, node: NodeId, volume: &str) {
+        self.groups
+            .entry((group.to_owned(), node))
+            .or_insert_with(|| volume.to_owned());
     }
 
     /// A volume of a group with a replica on a node.

@@ -50,12 +50,16 @@ impl NewVolume {
                 placed: places.len(),
             });
         }
+        let created_at = Timestamp::now();
         let replicas = places
             .iter()
             .map(|place| {
                 // New replicas are all zeroes and so identical: each is in sync from the start.
                 let id = ReplicaId::from(Uuid::new_v4());
-                Replica::new(id, place.node, place.pool, ReplicaState::Member)
+                Replica {
+                    since: Some(created_at),
+                    ..Replica::new(id, place.node, place.pool, ReplicaState::Member)
+                }
             })
             .collect();
         Ok(Self {
@@ -71,7 +75,7 @@ impl NewVolume {
                 replicas,
                 change: None,
                 creator,
-                created_at: Timestamp::now(),
+                created_at,
                 changes: Vec::new(),
                 extra: Extra::new(),
             },

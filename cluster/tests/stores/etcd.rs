@@ -4,12 +4,14 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bulkhead_cluster::store::{Options, Revision, Store, StoreError, Txn, open};
+use bulkhead_cluster::store::{Event, Options, Revision, Store, StoreError, Txn, Update, Watcher, open};
+use futures::stream::{StreamExt, iter};
 
 use crate::conformance::{Subject, suite};
 use crate::faults;
 use crate::proxy::Proxy;
 use crate::servers::EtcdCluster;
+use crate::support::within;
 
 fn with_prefix(prefix: &str) -> Options {
     Options {
@@ -199,4 +201,39 @@ async fn user_and_password() {
         let error = store.commit(Txn::new().put("a", "2")).await.unwrap_err();
         assert!(matches!(error, StoreError::Denied { .. }), "{error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_comes_in_batches_and_whole() {
+    const CHANGES: usize = 600;
+    let cluster = Shared::get().await;
+    let store = cluster.open("burst/").await;
+    let mut watcher = Watcher::new(store.clone(), "");
+    // The first one holds all there is.
+    assert!(matches!(watcher.next().await, Update::Changed { .. }));
+    let writers = (0..CHANGES).map(move |number| {
+        let store = store.clone();
+        async move {
+            store
+                .commit(Txn::new().put(format!("k{number}"), "v"))
+                .await
+                .unwrap()
+        }
+    });
+    let writing = tokio::spawn(iter(writers).buffered(4).collect::<Vec<Revision>>());
+    let (mut told, mut batches) = (Vec::new(), 0);
+    within(Duration::from_secs(60), "a burst is seen", async {
+        while told.len() < CHANGES {
+            if let Update::Changed { events, .. } = watcher.next().await {
+                batches += 1;
+                told.extend(events.iter().map(Event::revision));
+            }
+        }
+    })
+    .await;
+    let mut written = writing.await.unwrap();
+    written.sort_unstable();
+    assert_eq!(told, written, "in order, each once");
+    assert!(batches < CHANGES / 4, "{CHANGES} changes in {batches} batches");
+    println!("{CHANGES} changes in {batches} batches");
 }

@@ -9,10 +9,10 @@ mod faults;
 mod lossy;
 mod members;
 mod nodes;
-mod process;
 mod proxy;
-mod servers;
 mod sqlite;
 mod support;
 mod tls;
 mod volumes;
+
+use bulkhead_test_servers as servers;

@@ -1,33 +1,11 @@
-//! What the tests of all stores share: waiting with a bound, following a watcher.
+//! What the tests of all stores share: following a watcher.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bulkhead_cluster::store::{Event, Revision, Update, Watcher};
+pub use bulkhead_test_servers::{until, within};
 use bytes::Bytes;
-
-/// Fails the test rather than hang.
-pub async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(limit, work).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what}: not within {limit:?}"),
-    }
-}
-
-/// Tries again every few milliseconds until the answer is yes; gives the time that it took.
-pub async fn until<F: Future<Output = bool>>(
-    limit: Duration,
-    what: &str,
-    mut holds: impl FnMut() -> F,
-) -> Duration {
-    let begin = Instant::now();
-    while !holds().await {
-        assert!(begin.elapsed() < limit, "{what}: not within {limit:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    begin.elapsed()
-}
 
 /// What a watcher told, applied in order, with the rules that every sequence must keep.
 pub struct Follower {

@@ -121,8 +121,6 @@ faults! {
     RepairByMinority = "repair-by-minority",
     /// A rebuild copies only while nothing else goes on (R4).
     RebuildStarves = "rebuild-starves",
-    /// A late request to open a session takes the place of a newer session of the same primary (D8).
-    AttemptIgnored = "late-open-accepted",
     /// A replica serves whoever reaches it, also if another one is meant (D7).
     IdentityIgnored = "identity-ignored",
     /// A replica keeps its incarnation over a restart (D7).
@@ -135,16 +133,10 @@ faults! {
     CleanEarly = "clean-early",
     /// The stamp of a copy is set before the copy has ended (D2).
     CopyStampEarly = "copy-stamped-early",
-    /// After an unclean stop the replica takes the settled tick in its superblock for durable (D9).
-    NotedSettledBelieved = "noted-settled-believed",
     /// A failure is not noted on disk (D6).
     FailureNotNoted = "failure-not-noted",
     /// A write waits for the commit under way, which does not carry its intent bit (D1).
     WrongCommitAwaited = "wrong-commit-awaited",
-    /// A replica calls itself whole when it is told to flush, not when it has (T4).
-    WholeAtOnce = "whole-at-once",
-    /// A write that is sent again while the first one waits for its intent is answered at once (D8).
-    DuplicateAnswered = "duplicate-answered",
     /// Zeroes do not raise the stamps of their chunks (D2).
     ZeroNotStamped = "zero-not-stamped",
     /// Zeroes go to one member only (O2).

@@ -18,7 +18,7 @@ pub struct RequestId(pub u64);
 pub enum Role {
     /// In sync; its acknowledgements count.
     Member,
-    /// Being brought up to date; its durable tick does not move (section 7).
+    /// Being brought up to date; its durable tick does not move (R5).
     Rebuild,
 }
 

@@ -66,7 +66,7 @@ impl Record {
             .is_some_and(|replica| replica.state == MemberState::Member)
     }
 
-    /// The record after `node` has become primary (section 6, step 2). `None` when the epochs are used up.
+    /// The record after `node` has become primary (T1). `None` when the epochs are used up.
     pub fn taken_over(&self, node: NodeId) -> Option<Self> {
         let epoch = self.epoch.next()?;
         Some(Self {

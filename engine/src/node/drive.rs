@@ -10,6 +10,7 @@ use super::changes::Changes;
 use super::clock;
 use super::error::ReplicaError;
 use super::pending::{Pending, PendingOps};
+use super::record::{ReadAnswer, SwapAnswer};
 use super::replica::{Caller, HostedReplica};
 use super::round::{Disk, Round, Todo};
 use super::status::VolumeEvent;
@@ -21,7 +22,7 @@ use crate::format::ReplicaIdentity;
 use crate::ids::{NodeId, ReplicaId};
 use crate::io::{Data, IoError};
 use crate::link::Dial;
-use crate::machine::primary::{Action, EndReason, Event, Op, Revision, SwapOutcome};
+use crate::machine::primary::{Action, EndReason, Event, Op, Revision};
 use crate::machine::record::ChangeId;
 use crate::machine::{Primary, Record, Reply, RequestId, SessionId};
 
@@ -322,19 +323,12 @@ impl Volume {
                 expected,
                 record,
             } => {
-                let answer = SwapAnswer {
-                    volume: self.myself.clone(),
-                    change,
-                    outcome: SwapOutcome::Unknown,
-                };
+                let answer = SwapAnswer::to(self.myself.clone(), change);
                 let done = move |outcome| answer.came(outcome);
                 self.keeper().swap(change, expected, record, Box::new(done));
             }
             VolumeTodo::ReadRecord => {
-                let answer = ReadAnswer {
-                    volume: self.myself.clone(),
-                    found: None,
-                };
+                let answer = ReadAnswer::to(self.myself.clone());
                 self.keeper().read(Box::new(move |found| answer.came(found)));
             }
             VolumeTodo::Serving => self.serving(),
@@ -349,7 +343,7 @@ impl Volume {
             None => Err("this node is not connected to others".to_owned()),
         };
         if let Err(error) = asked {
-            tracing::warn!(volume = %self.id(), node = %way.node, error, "a replica cannot be connected to");
+            way.note_trouble(error);
             let (replica, session) = (way.replica, None);
             self.step(Event::Unlinked { replica, session }, round);
         }
@@ -439,52 +433,5 @@ impl Volume {
             }
             drop(left);
         });
-    }
-}
-
-/// Tells the primary what became of a change, also if the keeper forgot to.
-struct SwapAnswer {
-    volume: Weak<Volume>,
-    change: ChangeId,
-    outcome: SwapOutcome,
-}
-
-impl SwapAnswer {
-    fn came(mut self, outcome: SwapOutcome) {
-        self.outcome = outcome;
-    }
-}
-
-impl Drop for SwapAnswer {
-    fn drop(&mut self) {
-        if let Some(volume) = self.volume.upgrade() {
-            volume.post(Event::Swapped {
-                change: self.change,
-                outcome: self.outcome,
-            });
-        }
-    }
-}
-
-/// Tells the primary the record that was read, also if the keeper forgot to.
-struct ReadAnswer {
-    volume: Weak<Volume>,
-    found: Option<(Record, Revision)>,
-}
-
-impl ReadAnswer {
-    fn came(mut self, found: Option<(Record, Revision)>) {
-        self.found = found;
-    }
-}
-
-impl Drop for ReadAnswer {
-    fn drop(&mut self) {
-        if let Some(volume) = self.volume.upgrade() {
-            volume.post(match self.found.take() {
-                Some((record, revision)) => Event::Record { record, revision },
-                None => Event::RecordUnreachable,
-            });
-        }
     }
 }

@@ -9,7 +9,7 @@
 //! | [`Node`], `replicas` | what all volumes share; which replicas of this node are open |
 //! | `replica`, `files` | one open replica: its machine, its sessions, its two files |
 //! | `serve` | the way in for primaries on other nodes |
-//! | [`Volume`], `drive`, `pending` | one attached volume: its primary machine, and who waits for it |
+//! | [`Volume`], `precheck`, `drive`, `pending` | one attached volume: its primary machine, and who waits for it |
 //! | `way` | from a volume to a replica on another node |
 //! | [`RecordKeeper`] | from a volume to its record in the store |
 //! | `round` | what a thread executes after a step |
@@ -38,6 +38,7 @@ mod executor;
 mod files;
 mod pending;
 mod permits;
+mod precheck;
 mod record;
 mod replica;
 mod replicas;

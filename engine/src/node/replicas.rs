@@ -22,6 +22,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// How long a replica that could not be opened is declined without looking at the disk again, with the reason.
 const REMEMBERED: Duration = Duration::from_secs(1);
 
+/// Those that wait for one opening at most.
+const MOST_WAITING: usize = 64;
+
 /// Told how an opening went.
 pub(super) type Then = Box<dyn FnOnce(Result<Arc<HostedReplica>, ReplicaError>) + Send>;
 
@@ -38,7 +41,7 @@ enum Slot {
 #[derive(Default)]
 struct State {
     slots: HashMap<ReplicaId, Slot>,
-    /// What could not be opened of late.
+    /// What could not be opened when it was last tried, and when that was.
     refused: HashMap<ReplicaId, (Instant, ReplicaError)>,
     /// Replicas that have failed in this process: their disks may not have taken the note of it (D6).
     failed: HashMap<ReplicaId, FailCause>,
@@ -66,6 +69,12 @@ impl Replicas {
                     let open = Arc::clone(open);
                     drop(state);
                     then(check(node, &open, &identity).map(|()| open));
+                }
+                // Whoever asked before may have given up long ago, on a disk that hangs.
+                Slot::Opening(waiting) | Slot::Retiring(waiting) if waiting.len() >= MOST_WAITING => {
+                    drop(state);
+                    let node = node.config.node;
+                    then(Err(ReplicaError::Slow { node, replica }));
                 }
                 // Each is checked when it is open.
                 Slot::Opening(waiting) | Slot::Retiring(waiting) => {
@@ -116,9 +125,10 @@ impl Replicas {
     pub(super) fn admit(&self, node: &Node, identity: &ReplicaIdentity) -> Result<(), ReplicaError> {
         let (here, replica) = (node.config.node, identity.replica);
         node.locate(identity)?;
-        let mut state = self.state.lock();
-        state.refused.retain(|_, (since, _)| since.elapsed() < REMEMBERED);
-        if let Some((_, error)) = state.refused.get(&replica) {
+        let state = self.state.lock();
+        if let Some((since, error)) = state.refused.get(&replica)
+            && since.elapsed() < REMEMBERED
+        {
             return Err(error.clone());
         }
         match state.slots.get(&replica) {
@@ -140,10 +150,16 @@ impl Replicas {
     fn opened(&self, replica: ReplicaId, opened: Result<Arc<HostedReplica>, ReplicaError>) {
         let mut state = self.state.lock();
         let slot = match &opened {
-            Ok(open) => state.slots.insert(replica, Slot::Open(Arc::clone(open))),
+            Ok(open) => {
+                state.refused.remove(&replica);
+                state.slots.insert(replica, Slot::Open(Arc::clone(open)))
+            }
             Err(error) => {
-                tracing::warn!(%replica, %error, "a replica could not be opened");
-                state.refused.insert(replica, (Instant::now(), error.clone()));
+                let before = state.refused.insert(replica, (Instant::now(), error.clone()));
+                // It is tried over and over; said once.
+                if before.is_none_or(|(_, before)| before.to_string() != error.to_string()) {
+                    tracing::warn!(%replica, %error, "a replica could not be opened");
+                }
                 state.slots.remove(&replica)
             }
         };
@@ -261,7 +277,10 @@ impl Replicas {
         if let Some(cause) = superblock.failed {
             state.failed.insert(replica, cause);
         }
-        state.slots.remove(&replica);
+        // Somebody else who closed it as well may have been faster, and it may be open again.
+        if matches!(state.slots.get(&replica), Some(Slot::Closing(closed)) if Arc::ptr_eq(closed, &open)) {
+            state.slots.remove(&replica);
+        }
         drop(state);
         self.changed.notify_all();
         Ok(())

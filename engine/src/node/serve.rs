@@ -98,7 +98,7 @@ impl Visit {
             Err(error) => {
                 *state = State::Over;
                 drop(state);
-                tracing::warn!(primary = %session.peer().node, %error, "a session is refused");
+                tracing::debug!(primary = %session.peer().node, %error, "a session is refused");
                 if let ReplicaError::Disk { source, .. } = &error
                     && matches!(**source, DiskError::Foreign { .. })
                 {

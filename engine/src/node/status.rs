@@ -99,6 +99,8 @@ pub struct PeerView {
     pub local: bool,
     /// What it is to the volume.
     pub standing: Standing,
+    /// The settled tick when it left, if it is out of sync: what it lacks at most is what came later.
+    pub left_at: Option<Tick>,
     /// Whether it can be reached.
     pub reach: Reach,
     /// Why it cannot, in words, as far as that is known.

@@ -5,6 +5,7 @@ use super::clock;
 use super::drive::To;
 use super::status::{PeerView, Reach, VerifyStatus, VolumeState, VolumeStatus};
 use super::volume::{Life, Volume};
+use crate::machine::MemberState;
 
 impl Volume {
     /// What there is to know of it now.
@@ -37,6 +38,10 @@ impl Volume {
                 node: replica.node,
                 local: replica.node == node,
                 standing: standing(replica.state),
+                left_at: match replica.state {
+                    MemberState::Stale(tick) => Some(tick),
+                    MemberState::Member | MemberState::Rebuilding => None,
+                },
                 reach: if connected { Reach::Up } else { Reach::Down },
                 trouble: if connected { None } else { core.trouble(replica.id) },
                 unanswered: session.map_or(0, |session| session.in_flight),

@@ -10,25 +10,24 @@ use uuid::Uuid;
 use super::config::{OnEnded, OnEvent, VolumeConfig};
 use super::counters::{Counters, Kind};
 use super::drive::{Core, To};
-use super::error::{CloseError, OpenError, ReplicaError};
-use super::files::describe;
+use super::error::{CloseError, OpenError};
 use super::pending::Pending;
 use super::permits::Permits;
+use super::precheck::{check_record, look_at_sole_member, other_geometry};
 use super::record::RecordKeeper;
 use super::replica::HostedReplica;
 use super::round::{Disk, Round};
 use super::status::VolumeEvent;
 use super::timer::Alarm;
 use super::{Node, clock};
-use crate::format::ReplicaIdentity;
 use crate::geometry::{ByteRange, Geometry};
 use crate::ids::{Epoch, Incarnation, ReplicaId, VolumeId};
 use crate::io::{BlockDevice, BlockOp, Completion, Data, IoError};
 use crate::machine::primary::{EndReason, Event, Op, PrimaryConfig, Revision};
-use crate::machine::{Primary, Record, RecordReplica};
+use crate::machine::{Primary, Record};
 
 /// How much longer than the machine's own deadlines the shell waits before it takes the machine for stuck.
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// What a closing may take in any case: operations that do not hang are done at once.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
@@ -354,95 +353,6 @@ impl Drop for Volume {
     fn drop(&mut self) {
         self.abandon();
     }
-}
-
-/// Whether the record is one under which this node may open the volume.
-fn check_record(node: &Node, config: &VolumeConfig) -> Result<(), OpenError> {
-    let (record, volume) = (&config.record, config.volume);
-    let wrong = |what: String| {
-        Err(OpenError::Record {
-            volume,
-            epoch: record.epoch,
-            what,
-        })
-    };
-    match record.primary {
-        Some(primary) if primary == node.config.node => {}
-        Some(primary) => {
-            return wrong(format!(
-                "names node {primary} as the primary, this is {}",
-                node.config.node
-            ));
-        }
-        None => return wrong("names no primary".to_owned()),
-    }
-    if record.epoch == Epoch::ZERO {
-        return wrong("is of no epoch".to_owned());
-    }
-    if record.members().next().is_none() {
-        return wrong("names no replica that is in sync".to_owned());
-    }
-    Ok(())
-}
-
-/// With one member alone, and that on this node, there is nothing to wait for if it cannot be used: says at once why.
-fn look_at_sole_member(
-    node: &Arc<Node>,
-    config: &VolumeConfig,
-) -> Result<Option<Arc<HostedReplica>>, OpenError> {
-    let volume = config.volume;
-    let mut members = config.record.members();
-    let replica = match (members.next(), members.next()) {
-        (Some(&RecordReplica { id, node: on, .. }), None) if on == node.config.node => id,
-        _ => return Ok(None),
-    };
-    let identity = ReplicaIdentity {
-        cluster: node.config.cluster,
-        volume,
-        replica,
-    };
-    let opened = node.replicas.open(node, identity, config.open_timeout + GRACE);
-    let hosted = opened.map_err(|error| match error {
-        ReplicaError::Disk { source, .. } => OpenError::Disk { volume, source },
-        ReplicaError::Slow { .. } => OpenError::Timeout {
-            volume,
-            seen: vec![error.to_string()],
-        },
-        other => OpenError::NotServed {
-            volume,
-            replica,
-            why: other.to_string(),
-        },
-    })?;
-    if let Some(cause) = hosted.superblock().failed {
-        return Err(OpenError::ReplicaFailed {
-            volume,
-            replica,
-            dir: hosted.files.dir().to_owned(),
-            reason: describe(cause).to_owned(),
-        });
-    }
-    if hosted.geometry != config.geometry {
-        return Err(OpenError::NotServed {
-            volume,
-            replica,
-            why: other_geometry(&hosted, &config.geometry),
-        });
-    }
-    Ok(Some(hosted))
-}
-
-fn other_geometry(replica: &HostedReplica, expected: &Geometry) -> String {
-    format!(
-        "{} holds {} bytes in chunks of {} and regions of {}, the volume's record says {}, {} and {}",
-        replica.files.dir().display(),
-        replica.geometry.size(),
-        replica.geometry.chunk_size(),
-        replica.geometry.region_size(),
-        expected.size(),
-        expected.chunk_size(),
-        expected.region_size()
-    )
 }
 
 impl BlockDevice for Volume {

@@ -124,7 +124,7 @@ impl Way {
                 | SendError::NotAsked(_)),
             ) => {
                 tracing::warn!(replica = %self.replica, node = %self.node, %error, "a session is given up");
-                self.state.lock().trouble = Some(error.to_string());
+                self.note_trouble(error.to_string());
                 session.close();
             }
             Ok(()) | Err(SendError::Closed(_)) => {}
@@ -156,6 +156,11 @@ impl Way {
             session.close();
         }
         drop(connector);
+    }
+
+    /// Why there is no session.
+    pub(super) fn note_trouble(&self, trouble: String) {
+        self.state.lock().trouble = Some(trouble);
     }
 
     /// Why there is no session, in words, if that is known.

@@ -1,13 +1,14 @@
 //! Disks that fail, hang or are full, with another member left.
 
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use bulkhead_engine::io::IoError;
+use bulkhead_engine::io::{BlockDevice, BlockOp, Data, IoError};
 use bulkhead_engine::machine::MemberState;
 
 use crate::cluster::{Cluster, identity, replica_id, soon, volume_id, wait_until};
-use crate::work::{Load, read, timed, write};
+use crate::work::{Load, PAGE, read, timed, write};
 
 fn is_member(store: &crate::store::Store, index: usize) -> bool {
     store.state_of(replica_id(1, index)) == MemberState::Member
@@ -45,6 +46,51 @@ fn a_disk_that_hangs_leaves_wherever_it_is() {
         volume.close(soon()).unwrap();
         cluster.assert_identical(1, &[0, 1]);
     }
+}
+
+/// A front end has two threads; those that a disk holds on to must not be both.
+#[test]
+fn a_disk_that_hangs_does_not_take_the_front_end_with_it() {
+    let cluster = Cluster::new(2);
+    let store = cluster.volume(1, &[0, 1]);
+    let volume = cluster.open(1, 0, &store).unwrap();
+    write(&volume, 1, 1).unwrap();
+    let (stop, done) = (AtomicBool::new(false), Arc::new(AtomicU64::new(0)));
+    std::thread::scope(|scope| {
+        for thread in 0..2u64 {
+            let (volume, stop, done) = (&volume, &stop, done.clone());
+            scope.spawn(move || {
+                for turn in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let data = Data::copy_of(&[7; PAGE as usize]);
+                    let offset = (thread * 1000 + turn % 1000) * PAGE;
+                    let done = done.clone();
+                    let count = move |result: Result<Option<Data>, IoError>| {
+                        result.unwrap();
+                        done.fetch_add(1, Ordering::SeqCst);
+                    };
+                    volume.submit(BlockOp::Write { offset, data }, Box::new(count));
+                }
+            });
+        }
+        wait_until("writes are done", || done.load(Ordering::SeqCst) > 100);
+        let faults = cluster.hosts[0].disk.faults(1);
+        faults.write_delay_ms.store(15_000, Ordering::SeqCst);
+        let begun = Instant::now();
+        wait_until("it is removed", || !is_member(&store, 0));
+        let before = done.load(Ordering::SeqCst);
+        wait_until("writes go on", || done.load(Ordering::SeqCst) > before + 300);
+        faults.write_delay_ms.store(0, Ordering::SeqCst);
+        stop.store(true, Ordering::SeqCst);
+        let took = begun.elapsed();
+        assert!(
+            took < Duration::from_secs(18),
+            "while the disk still hangs: {took:?}"
+        );
+    });
+    volume.close(soon()).unwrap();
 }
 
 #[test]

@@ -110,6 +110,20 @@ pub enum VolumeCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Compare the members of a volume while it is used; runs on the node where it is attached
+    Verify {
+        /// The volume's name
+        name: String,
+        /// Mend what differs by what more than half of the members hold
+        #[arg(long)]
+        repair: bool,
+        /// The replica that counts where there is no majority: the name of its node, or its id
+        #[arg(long, requires = "repair", value_name = "NODE|ID")]
+        source: Option<String>,
+        /// End the one that is under way
+        #[arg(long, conflicts_with_all = ["repair", "source"])]
+        stop: bool,
+    },
     /// Let one replica of a volume go on alone, when those that are in sync are lost: the last resort
     ///
     /// Run it on the node that has the replica. Without --accept-data-loss nothing is changed, and what may be lost is

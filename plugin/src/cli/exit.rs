@@ -50,7 +50,7 @@ impl Code {
             Self::Usage => "the command, an option or a setting is not understood; nothing was done",
             Self::Unreachable => "the daemon does not run or is not ready",
             Self::NotFound => "there is no such volume, pool, node, storage class or replica",
-            Self::Unhealthy => "`status`, `cluster status` and `store status`: something needs attention",
+            Self::Unhealthy => "a status: something needs attention; `volume verify`: members differ",
             Self::Refused => "refused: it is in use, exists and differs, or there is no room",
         }
     }

@@ -13,6 +13,7 @@ mod print;
 mod progress;
 mod replica;
 mod status;
+mod verify;
 mod volume;
 
 use std::process::ExitCode;

@@ -9,10 +9,10 @@ use super::client::Client;
 use super::delete::delete_all;
 use super::print::{Lines, Printer, age, moment, span, table};
 use super::progress::waiting;
-use super::{CliError, Code};
+use super::{CliError, Code, verify};
 use crate::api::encode;
 use crate::options::{InlineSpec, format_size};
-use crate::service::{AttachedView, ForceRequest, ForceView, ReplicaView, VolumeView};
+use crate::service::{AttachedView, ForceRequest, ForceView, ReplicaView, VerifyRequest, VolumeView};
 
 pub(super) async fn run(
     client: &Client,
@@ -36,6 +36,12 @@ pub(super) async fn run(
             })?;
             Ok(Code::Ok)
         }
+        VolumeCommand::Verify {
+            name,
+            repair,
+            source,
+            stop,
+        } => verify::run(client, printer, &name, &VerifyRequest { repair, source }, stop).await,
         VolumeCommand::ForcePrimary {
             name,
             replica,

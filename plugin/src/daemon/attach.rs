@@ -113,7 +113,15 @@ impl Daemon {
         let volume = self.until_ready(name, end).await?;
         let id = volume.id;
         let wish = Attach::on(self.node, String::new());
-        let held = self.take(volume, &wish, end).await?;
+        let held = match self.take(volume, &wish, end).await {
+            Ok(held) => held,
+            Err(error) => {
+                if matches!(error, ServiceError::Failed(_)) {
+                    self.failures.lock().insert(id, error.to_string());
+                }
+                return Err(error);
+            }
+        };
         let (daemon, attachment) = (self.clone(), wish.attachment);
         let epoch = held.epoch;
         let brought = blocking(move || daemon.bring_up(&held, attachment)).await;

@@ -23,6 +23,7 @@ use super::membership::Membership;
 use super::pools::Pools;
 use super::rebuild::Away;
 use super::reconcile;
+use super::verify::Comparison;
 use crate::config::Config;
 use crate::locks::{NameGuard, NameLocks};
 use crate::service::ServiceError;
@@ -60,6 +61,8 @@ pub(super) struct Daemon {
     pub(super) attached: Mutex<BTreeMap<String, Arc<Attached>>>,
     /// Volumes that ended by themselves, and why, until they are attached again.
     pub(super) failures: Mutex<BTreeMap<VolumeId, String>>,
+    /// Comparisons of the members of volumes, the last one of each.
+    pub(super) verifies: Mutex<BTreeMap<VolumeId, Comparison>>,
     /// Where the engine says that a volume has ended.
     pub(super) ended: mpsc::UnboundedSender<(String, VolumeId, String)>,
     pub(super) started_at: SystemTime,
@@ -119,6 +122,7 @@ impl Daemon {
             away: Mutex::default(),
             attached: Mutex::default(),
             failures: Mutex::default(),
+            verifies: Mutex::default(),
             ended,
             started_at: SystemTime::now(),
             config,

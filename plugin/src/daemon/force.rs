@@ -15,7 +15,9 @@ use super::context::{Daemon, blocking, once_unlocked, volume_failed};
 use super::redundancy::replica_word;
 use crate::nearest::no_such;
 use crate::options::format_size;
-use crate::service::{ForceRequest, ForceView, RepairService, ReplicaDiskView, ServiceError};
+use crate::service::{
+    ForceRequest, ForceView, RepairService, ReplicaDiskView, ServiceError, VerifyRequest, VerifyView,
+};
 
 /// How long a failed replica may take to be closed before it is accepted.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -26,6 +28,18 @@ const MIN_ID: usize = 4;
 impl RepairService for Arc<Daemon> {
     async fn force_primary(&self, name: &str, request: &ForceRequest) -> Result<ForceView, ServiceError> {
         self.force_volume(name, request).await
+    }
+
+    async fn start_verify(&self, name: &str, request: &VerifyRequest) -> Result<VerifyView, ServiceError> {
+        self.begin_verify(name, request).await
+    }
+
+    async fn verify_status(&self, name: &str) -> Result<VerifyView, ServiceError> {
+        self.verify_view(name).await
+    }
+
+    async fn stop_verify(&self, name: &str) -> Result<(), ServiceError> {
+        self.end_verify(name).await
     }
 }
 
@@ -89,6 +103,19 @@ impl Daemon {
 
     /// The replica that is meant, which has to be on this node.
     fn chosen(&self, volume: &VolumeRecord, meant: &str) -> Result<Replica, ServiceError> {
+        let chosen = self.replica_meant(volume, meant)?;
+        if chosen.node == self.node {
+            return Ok(chosen);
+        }
+        Err(ServiceError::Invalid(format!(
+            "that replica of volume {:?} lies on node {}, where its files can be looked at before anything is given up; run the command there",
+            volume.name,
+            self.name_of(chosen.node)
+        )))
+    }
+
+    /// The replica of a volume that is meant by the name of its node, an id, or the beginning of an id.
+    pub(super) fn replica_meant(&self, volume: &VolumeRecord, meant: &str) -> Result<Replica, ServiceError> {
         let is_meant = |replica: &&Replica| {
             let id = replica.id.to_string();
             self.name_of(replica.node) == meant
@@ -122,13 +149,6 @@ impl Daemon {
                 )));
             }
         };
-        if chosen.node != self.node {
-            return Err(ServiceError::Invalid(format!(
-                "that replica of volume {:?} lies on node {}, where its files can be looked at before anything is given up; run the command there",
-                volume.name,
-                self.name_of(chosen.node)
-            )));
-        }
         Ok(chosen.clone())
     }
 
@@ -191,8 +211,9 @@ impl Daemon {
                     "volume {name:?}: the record is changed, but the mark of the failure is still on the replica: {error}. Run the command again"
                 ))
             };
+            // The engine forgets it too: the disk may not have taken the note.
             engine
-                .close_replica(id, Instant::now() + CLOSING)
+                .pardon_replica(id, Instant::now() + CLOSING)
                 .map_err(|error| failed(&error))?;
             once_unlocked(
                 || disk::accept_failed(&dir, &identity),
@@ -257,7 +278,7 @@ fn losses(volume: &VolumeRecord, chosen: &Replica, disk: &ReplicaDiskView) -> Ve
     match chosen.state {
         ReplicaState::Stale { tick: Tick::ZERO } | ReplicaState::Rebuilding { tick: Tick::ZERO } => {
             losses.push(format!(
-                "nearly everything: this replica was new and never completed; it holds {} of {size}, and the rest reads as zeroes",
+                "the record does not say up to when this replica holds every write, and it may never have been complete: it holds {} of {size}, and the rest reads as zeroes",
                 format_size(disk.bytes(disk.chunks_written))
             ));
         }
@@ -352,7 +373,7 @@ mod tests {
             found.chunks_written = 32
         });
         assert!(
-            empty[0].starts_with("nearly everything") && empty[0].contains("2 MiB of 1 GiB"),
+            empty[0].contains("may never have been complete") && empty[0].contains("2 MiB of 1 GiB"),
             "{empty:?}"
         );
         let failed = case(ReplicaState::Member, |found| {

@@ -25,6 +25,7 @@ mod replicas;
 mod service;
 mod spec;
 mod take;
+mod verify;
 mod view;
 
 use std::path::Path;

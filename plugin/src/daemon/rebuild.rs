@@ -55,7 +55,8 @@ impl Away {
             .nodes()
             .find(|node| node.record.id == replica.node)
             .is_none_or(|node| node.record.duty == NodeDuty::Decommissioned);
-        gone || long(self.nodes.get(&replica.node)) || long(self.pools.get(&replica.pool))
+        let cannot_be_made = !replica.made && replica.trouble.is_some();
+        gone || cannot_be_made || long(self.nodes.get(&replica.node)) || long(self.pools.get(&replica.pool))
     }
 }
 

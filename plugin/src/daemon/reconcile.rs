@@ -91,7 +91,7 @@ async fn follow(daemon: &Arc<Daemon>) {
         for id in changed.next().await {
             daemon.look_at_attached(id);
             let record = daemon.catalogue.read(|contents| contents.by_id(id).cloned());
-            if record.is_none_or(|record| daemon.errand(&record).is_none()) {
+            if record.is_none_or(|record| !daemon.is_called(&record)) {
                 continue;
             }
             let Ok(permit) = errands.clone().acquire_owned().await else {
@@ -117,35 +117,46 @@ impl Daemon {
     }
 
     /// What is to be done about a volume, as far as its record says.
-    fn errand(&self, record: &VolumeRecord) -> Option<Errand> {
+    fn errands(&self, record: &VolumeRecord) -> Vec<Errand> {
         let ours: Vec<&Replica> = record.replicas_on(self.node).collect();
-        let is_going = |replica: &&&Replica| replica.state == ReplicaState::Removing;
-        let (going, wanted): (Vec<&Replica>, Vec<&Replica>) =
-            ours.iter().partition(|replica| is_going(&replica));
-        let unmade = wanted.iter().any(|replica| !replica.made);
+        let is_going = |replica: &&Replica| replica.state == ReplicaState::Removing;
+        let is_unmade = |replica: &&Replica| !replica.made && replica.state != ReplicaState::Removing;
+        let make = ours.iter().copied().any(|replica| is_unmade(&replica));
         match record.state {
             VolumeState::Deleting => {
-                (!ours.is_empty() || record.replicas.is_empty()).then_some(Errand::Remove)
+                let left = !ours.is_empty() || record.replicas.is_empty();
+                left.then_some(Errand::Remove).into_iter().collect()
             }
             VolumeState::Creating => {
                 let lives = self.catalogue.read(|contents| contents.is_alive(record.creator));
-                let untroubled = wanted.iter().all(|replica| replica.trouble.is_none());
                 if record.creator == self.node || (!lives && !ours.is_empty()) {
-                    Some(Errand::Undo)
+                    vec![Errand::Undo]
                 } else {
-                    (unmade && untroubled).then_some(Errand::Make)
+                    make.then_some(Errand::Make).into_iter().collect()
                 }
             }
             VolumeState::Ready => {
-                if let Some(errand) = self.errand_of_holder(record) {
-                    return Some(errand);
-                }
-                if !going.is_empty() {
-                    return Some(Errand::Remove);
-                }
-                unmade.then_some(Errand::Make)
+                let remove = ours.iter().copied().any(|replica| is_going(&replica));
+                let of_files = [(remove, Errand::Remove), (make, Errand::Make)];
+                let of_files = of_files
+                    .into_iter()
+                    .filter_map(|(due, errand)| due.then_some(errand));
+                self.errand_of_holder(record)
+                    .into_iter()
+                    .chain(of_files)
+                    .collect()
             }
         }
+    }
+
+    /// Whether there is something to be done as soon as the record has changed. What met trouble is tried again from time
+    /// to time only: each try changes the record.
+    fn is_called(&self, record: &VolumeRecord) -> bool {
+        let troubled = record
+            .replicas_on(self.node)
+            .any(|replica| replica.trouble.is_some());
+        let mut errands = self.errands(record).into_iter();
+        errands.any(|errand| !troubled || !matches!(errand, Errand::Make | Errand::Remove))
     }
 
     fn errand_of_holder(&self, record: &VolumeRecord) -> Option<Errand> {
@@ -163,48 +174,50 @@ impl Daemon {
     async fn run_errands(self: &Arc<Self>, id: VolumeId) {
         let record = self.catalogue.read(|contents| contents.by_id(id).cloned());
         let Some(record) = record else { return };
-        let Some(errand) = self.errand(&record) else {
-            return;
-        };
-        let done = match errand {
-            Errand::Make => self.make_replicas(id).await,
-            Errand::Remove => self.remove_replicas(id).await,
-            Errand::Undo | Errand::Release | Errand::Asked => {
-                let Ok(_guard) = self.lock(&record.name, "being tidied up", PATIENCE).await else {
-                    return;
-                };
-                self.tidy(id).await
+        for errand in self.errands(&record) {
+            let done = match errand {
+                Errand::Make => self.make_replicas(id).await,
+                Errand::Remove => self.remove_replicas(id).await,
+                Errand::Undo | Errand::Release | Errand::Asked => {
+                    let Ok(_guard) = self.lock(&record.name, "being tidied up", PATIENCE).await else {
+                        continue;
+                    };
+                    self.tidy(id, errand).await
+                }
+            };
+            if let Err(error) = done {
+                tracing::warn!(volume = record.name, ?errand, %error, "it could not be done yet");
             }
-        };
-        if let Err(error) = done {
-            tracing::warn!(volume = record.name, ?errand, %error, "it could not be done yet");
         }
     }
 
     /// Under the lock of the name, and so with nobody else here at work on it.
-    async fn tidy(self: &Arc<Self>, id: VolumeId) -> Result<(), ServiceError> {
+    async fn tidy(self: &Arc<Self>, id: VolumeId, errand: Errand) -> Result<(), ServiceError> {
         let now = self.volumes.by_id(id).await;
         let Some(now) = now.map_err(|error| volume_failed(&error))? else {
             return Ok(());
         };
         self.catalogue.note(&now);
-        match self.errand(&now) {
-            Some(Errand::Undo) => {
+        if !self.errands(&now).contains(&errand) {
+            return Ok(());
+        }
+        match errand {
+            Errand::Undo => {
                 tracing::info!(volume = now.name, "its creation broke off, and is undone");
                 self.undo(&now).await
             }
-            Some(Errand::Release) => {
+            Errand::Release => {
                 let released = self.volumes.release(now.id, self.node, None).await;
                 if let Some(volume) = released.map_err(|error| volume_failed(&error))? {
                     self.catalogue.note(&volume);
                 }
                 Ok(())
             }
-            Some(Errand::Asked) => {
+            Errand::Asked => {
                 self.answer_wish(&now).await;
                 Ok(())
             }
-            _ => Ok(()),
+            Errand::Make | Errand::Remove => Ok(()),
         }
     }
 }

@@ -1,13 +1,15 @@
 //! A volume's replicas as the faces show them, and what their states mean for the volume together. Reads the record, this
 //! node's copy of the others, and what the engine says of a volume that is attached here; asks nobody.
 
-use bulkhead_cluster::catalogue::Contents;
 use bulkhead_cluster::schema::{Replica, ReplicaState, VolumeRecord};
 use bulkhead_engine::ids::{NodeId, Tick};
 use bulkhead_engine::node::{PeerView, Reach, VolumeStatus};
 
 use super::context::Daemon;
 use crate::service::{RebuildView, ReplicaView};
+
+/// What is wrong with the replica of a node that is not heard of.
+const SILENT: &str = "its node gives no sign of life";
 
 /// What the replicas of a volume mean together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +43,7 @@ impl Daemon {
                     id: replica.id.to_string(),
                     node: self.name_of(replica.node),
                     pool: replica.pool.to_string(),
-                    state: state_words(replica, silent.contains(&replica.node), seen),
+                    state: replica_word(replica).to_owned(),
                     healthy: is_sound(replica)
                         && !silent.contains(&replica.node)
                         && seen.is_none_or(|seen| seen.reach == Reach::Up),
@@ -49,10 +51,7 @@ impl Daemon {
                     tick: tick_of(replica.state).map(|tick| tick.to_string()),
                     path: pool.flatten().map(|pool| pool.join(record.id.to_string())),
                     rebuild: seen.and_then(rebuild_view),
-                    trouble: replica
-                        .trouble
-                        .clone()
-                        .or_else(|| seen.and_then(|seen| seen.trouble.clone())),
+                    trouble: trouble_of(replica, silent.contains(&replica.node), seen),
                 }
             })
             .collect()
@@ -63,19 +62,18 @@ impl Daemon {
         judge(record, &self.silent_nodes(record), |node| self.name_of(node))
     }
 
-    /// Those other nodes with replicas of a volume that give no sign of life. Right after a start without the store nothing is
-    /// known of anybody, and nobody counts as silent.
+    /// Those nodes with replicas of a volume that give no sign of life.
     fn silent_nodes(&self, record: &VolumeRecord) -> Vec<NodeId> {
-        if self.catalogue.freshness().from_disk {
-            return Vec::new();
-        }
-        let silent = |contents: &Contents| {
-            let nodes = record.replicas.iter().map(|replica| replica.node);
-            nodes
-                .filter(|node| *node != self.node && !contents.is_alive(*node))
-                .collect()
-        };
-        self.catalogue.read(silent)
+        let nodes = record.replicas.iter().map(|replica| replica.node);
+        nodes.filter(|node| self.is_silent(*node)).collect()
+    }
+
+    /// Whether another node gives no sign of life. Right after a start without the store nothing is known of anybody, and
+    /// nobody counts as silent.
+    pub(super) fn is_silent(&self, node: NodeId) -> bool {
+        node != self.node
+            && !self.catalogue.freshness().from_disk
+            && !self.catalogue.read(|contents| contents.is_alive(node))
     }
 }
 
@@ -97,21 +95,22 @@ pub(super) fn replica_word(replica: &Replica) -> &'static str {
         ReplicaState::Removing => "being removed",
         _ if !replica.made => "being made",
         ReplicaState::Member => "in sync",
-        ReplicaState::Stale { tick: Tick::ZERO } => "new, and not filled yet",
         ReplicaState::Stale { .. } => "out of date",
         ReplicaState::Rebuilding { .. } => "being rebuilt",
     }
 }
 
-fn state_words(replica: &Replica, silent: bool, seen: Option<&PeerView>) -> String {
-    let word = replica_word(replica);
+/// What is wrong with a replica, as far as is known here.
+fn trouble_of(replica: &Replica, silent: bool, seen: Option<&PeerView>) -> Option<String> {
+    if replica.trouble.is_some() {
+        return replica.trouble.clone();
+    }
     if silent {
-        return format!("{word}, but its node gives no sign of life");
+        return Some(SILENT.to_owned());
     }
-    match seen {
-        Some(seen) if seen.reach == Reach::Down && !seen.local => format!("{word}, but it cannot be reached"),
-        _ => word.to_owned(),
-    }
+    let seen = seen.filter(|seen| seen.reach == Reach::Down && !seen.local)?;
+    let why = seen.trouble.as_deref().unwrap_or("it does not answer");
+    Some(format!("it cannot be reached: {why}"))
 }
 
 fn rebuild_view(seen: &PeerView) -> Option<RebuildView> {
@@ -143,7 +142,12 @@ fn judge(record: &VolumeRecord, silent: &[NodeId], name_of: impl Fn(NodeId) -> S
         .filter(|replica| !is_sound(replica) || is_silent(replica))
         .map(|replica| {
             let node = name_of(replica.node);
-            format!("on {node}: {}", state_words(replica, is_silent(replica), None))
+            let word = replica_word(replica);
+            if is_silent(replica) {
+                format!("on {node}: {word}, but {SILENT}")
+            } else {
+                format!("on {node}: {word}")
+            }
         })
         .collect();
     let lacking = if lacking.is_empty() {
@@ -227,7 +231,7 @@ mod tests {
         assert!(matches!(judge(&record, &[], name), Redundancy::Degraded(_)));
         record.replicas[1].made = true;
         record.replicas[1].state = ReplicaState::Stale { tick: Tick::ZERO };
-        assert_eq!(replica_word(&record.replicas[1]), "new, and not filled yet");
+        assert_eq!(replica_word(&record.replicas[1]), "out of date");
         assert_eq!(tick_of(record.replicas[1].state), None);
     }
 }

@@ -138,6 +138,15 @@ impl Daemon {
         let Some(attached) = self.attached(&volume.name) else {
             return;
         };
+        if let Some(wanted) = &volume.wanted
+            && !self.catalogue.read(|contents| contents.is_alive(wanted.node))
+        {
+            // Whoever asked does not wait any more.
+            if let Err(error) = self.volumes.unwant(volume.id, wanted.node).await {
+                tracing::debug!(volume = volume.name, %error, "the record says still that a dead node waits for it");
+            }
+            return;
+        }
         if attached.leaving.lock().is_some() {
             match self.let_go(&attached).await {
                 Ok(()) => return,

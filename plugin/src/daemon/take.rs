@@ -55,7 +55,10 @@ impl Daemon {
                     primary: Box::new(primary),
                 },
                 None => {
-                    self.survey(&volume).await?;
+                    if let Some(newer) = self.survey(&volume).await? {
+                        volume = newer;
+                        continue;
+                    }
                     match self.volumes.attach(id, wish).await {
                         Ok(held) => {
                             self.catalogue.note(&held);
@@ -104,17 +107,24 @@ impl Daemon {
     }
 
     /// Asks the replicas before the record is changed: somebody has to answer, and nobody may know a newer epoch than the
-    /// record (replication.md, section 6).
-    async fn survey(self: &Arc<Self>, volume: &Stored) -> Result<(), ServiceError> {
+    /// record (replication.md, section 6). Somebody else may have taken the volume meanwhile: then the newer record is given,
+    /// and all is to be looked at again.
+    async fn survey(self: &Arc<Self>, volume: &Stored) -> Result<Option<Stored>, ServiceError> {
         let (engine, id, record) = (self.engine.clone(), volume.id, engine_record(volume));
         let asked = record.clone();
         let surveyed = tokio::task::spawn_blocking(move || engine.survey(id, &asked, SURVEY)).await;
         let surveyed = surveyed.map_err(|error| ServiceError::Failed(error.to_string()))?;
         let name = &volume.name;
         for found in &surveyed {
-            if let Ok(epoch) = found.epoch
+            if let Some(epoch) = found.epoch()
                 && epoch > volume.epoch
             {
+                let now = self.volumes.by_id(id).await;
+                let now = now.map_err(|error| volume_failed(&error))?;
+                let now = now.ok_or_else(|| ServiceError::NotFound(name.clone()))?;
+                if now.epoch >= epoch {
+                    return Ok(Some(now));
+                }
                 return Err(ServiceError::Failed(format!(
                     "volume {name:?} cannot be attached: its replica on node {} has seen epoch {epoch}, but the record in the store says {}: the store was restored from an older copy; restore a newer one. Nothing is served before that",
                     self.name_of(found.node),
@@ -124,9 +134,9 @@ impl Daemon {
         }
         if surveyed
             .iter()
-            .any(|found| found.epoch.is_ok() && record.is_member(found.replica))
+            .any(|found| found.found.is_ok() && record.is_member(found.replica))
         {
-            return Ok(());
+            return Ok(None);
         }
         let why: Vec<String> = surveyed
             .iter()
@@ -136,7 +146,7 @@ impl Daemon {
                 } else {
                     " (out of date)"
                 };
-                match &found.epoch {
+                match &found.found {
                     Ok(_) => format!("node {}{standing} answers", self.name_of(found.node)),
                     Err(error) => format!("node {}{standing}: {error}", self.name_of(found.node)),
                 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_cluster::schema::{VolumeRecord, VolumeSpec, VolumeState};
+use bulkhead_cluster::schema::{Primary, VolumeRecord, VolumeSpec, VolumeState};
 use bulkhead_engine::node::VolumeStatus;
 use nix::sys::statvfs::statvfs;
 use tokio::time::timeout;
@@ -101,37 +101,60 @@ impl Daemon {
 
     fn condition(&self, record: &VolumeRecord, attached: Option<(&Attached, &VolumeStatus)>) -> Condition {
         match record.state {
-            VolumeState::Creating => return Condition::well("creating", "being created"),
-            VolumeState::Deleting => return Condition::well("deleting", "being deleted"),
+            VolumeState::Creating => {
+                return Condition::well("creating", self.with_troubles("being created", record));
+            }
+            VolumeState::Deleting => {
+                return Condition::well("deleting", self.with_troubles("being deleted", record));
+            }
             VolumeState::Ready => {}
         }
         if let Some((attached, status)) = attached {
-            let condition = attached_condition(attached, status, &self.node_name);
+            let sole = record.members().count() < 2;
+            let condition = attached_condition(attached, status, sole, &self.node_name);
             return self.with_redundancy(record, condition, true);
+        }
+        let elsewhere = |primary: &&Primary| primary.node != self.node;
+        if let Some(primary) = record.primary.as_ref().filter(elsewhere) {
+            let serves = !self.is_silent(primary.node);
+            let doubt = if serves {
+                ""
+            } else {
+                " (which gives no sign of life; it is taken over when it is mounted elsewhere)"
+            };
+            let status = format!("up, attached on {}{doubt}", self.name_of(primary.node));
+            return self.with_redundancy(record, Condition::well("attached", status), serves);
         }
         if let Some(reason) = self.failures.lock().get(&record.id) {
             return Condition::ill("failed", format!("down: {reason}"));
         }
-        let replica = record.replicas_on(self.node).next();
-        if let Some(replica) = replica
-            && self.pools.replicas(replica.pool).is_none()
+        let mut members = record.members();
+        if let (Some(sole), None) = (members.next(), members.next())
+            && sole.node == self.node
+            && self.pools.replicas(sole.pool).is_none()
         {
             return Condition::ill(
                 "failed",
                 format!(
                     "down: its pool {} is not there; see `bulkhead pool list`",
-                    replica.pool
+                    sole.pool
                 ),
             );
         }
         let condition = match &record.primary {
-            Some(primary) => Condition::well(
-                "attached",
-                format!("up, attached on {}", self.name_of(primary.node)),
-            ),
+            Some(_) => Condition::well("attached", format!("up, attached on {}", self.node_name)),
             None => Condition::well("ready", "up, detached"),
         };
         self.with_redundancy(record, condition, false)
+    }
+
+    /// A sentence with what keeps nodes from doing their part.
+    fn with_troubles(&self, what: &str, record: &VolumeRecord) -> String {
+        let troubles = record.replicas.iter().filter_map(|replica| {
+            let trouble = replica.trouble.as_ref()?;
+            Some(format!("; node {}: {trouble}", self.name_of(replica.node)))
+        });
+        format!("{what}{}", troubles.collect::<String>())
     }
 
     /// A condition with what the replicas add to it. What serves is not down, whatever the records say of its replicas.
@@ -142,7 +165,8 @@ impl Daemon {
         match self.redundancy(record) {
             Redundancy::Full => condition,
             Redundancy::Degraded(why) => {
-                Condition::ill("degraded", format!("{}, degraded: {why}", condition.status))
+                let status = format!("{}, degraded: {why}", condition.status);
+                Condition::ill("degraded", self.with_troubles(&status, record))
             }
             Redundancy::Lost(_) if serves => condition,
             Redundancy::Lost(nodes) => Condition::ill(
@@ -172,12 +196,12 @@ impl Daemon {
     }
 }
 
-fn attached_condition(attached: &Attached, status: &VolumeStatus, here: &str) -> Condition {
+fn attached_condition(attached: &Attached, status: &VolumeStatus, sole: bool, here: &str) -> Condition {
     if let Some(reason) = attached.dead() {
         return Condition::ill("failed", format!("down: {reason}; it is being taken down"));
     }
     let failure = status.local.as_ref().and_then(|local| local.failure.as_ref());
-    if let Some(failure) = failure {
+    if let Some(failure) = failure.filter(|_| sole) {
         return Condition::ill(
             "failed",
             format!("down: its replica on {here} has failed ({failure})"),

@@ -19,7 +19,10 @@ pub use cluster::{
 };
 pub use node::{PoolRequest, PoolView, StatusView};
 pub use replica::ReplicaDiskView;
-pub use volume::{AttachedView, ForceRequest, ForceView, RebuildView, ReplicaView, VolumeView};
+pub use volume::{
+    AttachedView, DifferenceView, ForceRequest, ForceView, RebuildView, ReplicaView, VerifyEnd,
+    VerifyRequest, VerifyView, VolumeView,
+};
 
 /// Why a request about a volume was not carried out. The message is for a person: it names the volume and says what
 /// to do.
@@ -135,6 +138,15 @@ pub trait RepairService: Send + Sync + 'static {
     /// Lets one replica, which has to be on this node, go on alone; or only says what that may lose. Refused while the
     /// volume is attached on a node that lives.
     async fn force_primary(&self, name: &str, request: &ForceRequest) -> Result<ForceView, ServiceError>;
+
+    /// Starts to compare the members of a volume, which has to be attached on this node, while it is used.
+    async fn start_verify(&self, name: &str, request: &VerifyRequest) -> Result<VerifyView, ServiceError>;
+
+    /// How far the comparison is, or what came of the last one since the volume was attached here.
+    async fn verify_status(&self, name: &str) -> Result<VerifyView, ServiceError>;
+
+    /// Ends the comparison when the piece that it is at is done.
+    async fn stop_verify(&self, name: &str) -> Result<(), ServiceError>;
 }
 
 /// All that the command line asks about this node and its cluster.

@@ -148,3 +148,68 @@ pub struct ForceView {
     /// What becomes of the other replicas, one sentence each.
     pub others: Vec<String>,
 }
+
+/// The wish to compare the members of a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyRequest {
+    /// Whether what differs is mended: by what more than half of the members hold.
+    #[serde(default)]
+    pub repair: bool,
+    /// The replica that counts where there is no majority: its node, or its id. Only with `repair`.
+    #[serde(default)]
+    pub source: Option<String>,
+}
+
+/// How far a comparison of the members is, or what came of the last one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyView {
+    /// The volume.
+    pub volume: String,
+    /// Whether it is under way.
+    pub running: bool,
+    /// When it was started.
+    #[serde(with = "rfc3339")]
+    pub started_at: SystemTime,
+    /// Bytes of the volume that have been compared.
+    pub compared: u64,
+    /// Bytes of the volume.
+    pub size: u64,
+    /// Pieces in which members differ.
+    pub differing: u64,
+    /// How many of them were mended.
+    pub mended: u64,
+    /// Once it has ended: complete, or why it is not.
+    pub outcome: Option<VerifyEnd>,
+    /// Nodes whose replicas were compared from the beginning to the end.
+    pub members: Vec<String>,
+    /// The first pieces that differ.
+    pub differences: Vec<DifferenceView>,
+}
+
+/// How a comparison ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerifyEnd {
+    /// The whole volume was compared.
+    Complete,
+    /// It was stopped, the volume was released, or fewer than two members were left.
+    Interrupted,
+    /// The volume was not being served, or another comparison was under way.
+    Refused,
+}
+
+/// A piece of a volume in which members differ.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DifferenceView {
+    /// Its first byte.
+    pub offset: u64,
+    /// Its length.
+    pub length: u64,
+    /// Nodes that hold something else than what counts; all of them, if nothing counts.
+    pub differing: Vec<String>,
+    /// Nodes that could not read it.
+    pub unreadable: Vec<String>,
+    /// Whether all hold the same now.
+    pub mended: bool,
+}

@@ -1,532 +1,267 @@
-//! Several daemons on one machine as the nodes of a cluster, with a real etcd: what is made on one is there on all, and
-//! what happens when nodes race, die, come back, or lose their store.
+//! Nodes, storage classes, the cluster and its store, through the command line, on a daemon with the embedded store.
 
-use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::MutexGuard;
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use serde_json::json;
 
-use crate::node::{Node, alone, eventually, text};
-use crate::process::{Server, data_dir, free_port};
-
-/// A member of etcd, alone.
-struct Etcd {
-    server: Server,
-    port: u16,
-    _dir: TempDir,
-}
-
-impl Etcd {
-    fn start() -> Self {
-        let dir = data_dir();
-        let (port, peer) = (free_port(), free_port());
-        let (client, peer) = (
-            format!("http://127.0.0.1:{port}"),
-            format!("http://127.0.0.1:{peer}"),
-        );
-        let args = [
-            ("--name", "m".to_owned()),
-            ("--data-dir", dir.path().join("m").display().to_string()),
-            ("--listen-client-urls", client.clone()),
-            ("--advertise-client-urls", client),
-            ("--listen-peer-urls", peer.clone()),
-            ("--initial-advertise-peer-urls", peer.clone()),
-            ("--initial-cluster", format!("m={peer}")),
-        ];
-        let args = args
-            .into_iter()
-            .flat_map(|(flag, value)| [flag.to_owned(), value]);
-        let server = Server::start(Path::new("etcd"), args.collect(), dir.path().join("log"));
-        Self {
-            server,
-            port,
-            _dir: dir,
-        }
-    }
-
-    fn url(&self) -> String {
-        format!("etcd://127.0.0.1:{}", self.port)
-    }
-}
-
-/// Nodes n1, n2, … with a pool each.
-struct Cluster {
-    nodes: Vec<Node>,
-    etcd: Etcd,
-    _alone: MutexGuard<'static, ()>,
-}
-
-impl Cluster {
-    fn of(count: usize) -> Self {
-        Self::with_flags(count, &[])
-    }
-
-    fn with_flags(count: usize, extra: &[&str]) -> Self {
-        let right = alone();
-        let etcd = Etcd::start();
-        let mut cluster = Self {
-            nodes: Vec::new(),
-            etcd,
-            _alone: right,
-        };
-        for n in 1..=count {
-            cluster.join(&format!("n{n}"), extra);
-        }
-        cluster
-    }
-
-    fn join(&mut self, name: &str, extra: &[&str]) {
-        let address = format!("127.0.0.1:{}", free_port());
-        let mut flags = vec![
-            "--data-address",
-            &address,
-            "--lease",
-            "3s",
-            "--timeout-store",
-            "2s",
-        ];
-        flags.extend(extra);
-        let mut node = Node::unstarted(name, Some(&self.etcd.url()), &flags);
-        node.start();
-        node.add_pool("4G");
-        // Before the others know of its pool nothing is placed on it.
-        self.nodes.push(node);
-    }
-
-    fn docker(&self, node: usize) -> crate::client::Docker {
-        self.nodes[node].docker()
-    }
-
-    fn volume(&self, node: usize, name: &str) -> Value {
-        self.nodes[node].json(&["volume", "inspect", name])[0].clone()
-    }
-
-    /// Creates a volume once the nodes know each other's pools.
-    #[track_caller]
-    fn create(&self, node: usize, name: &str, options: Value) {
-        let created = eventually(Duration::from_secs(20), || {
-            let reply = self.docker(node).create(name, options.clone());
-            assert!(
-                reply.error().is_empty() || reply.error().contains("cannot be placed"),
-                "{reply:?}"
-            );
-            reply.error().is_empty()
-        });
-        assert!(created, "{name} is not created");
-    }
-}
-
-fn mountpoint(answer: &Value) -> PathBuf {
-    answer["Mountpoint"]
-        .as_str()
-        .map(PathBuf::from)
-        .expect("a mount point")
-}
-
-fn write(path: &Path, text: &str) {
-    let mut file = fs::File::create(path).expect("a file in the volume");
-    file.write_all(text.as_bytes()).expect("written");
-    file.sync_all().expect("synced");
-}
+use crate::node::{Node, eventually, text};
 
 #[test]
-fn what_one_node_makes_is_there_on_all() {
-    let cluster = Cluster::of(3);
-    cluster.create(0, "v", json!({"size": "64M", "repl": "2"}));
-    let start = Instant::now();
-    for n in 0..3 {
-        assert!(
-            eventually(Duration::from_secs(10), || cluster.docker(n).list() == ["v"]),
-            "n{n}"
-        );
-    }
-    println!("seen on all after {:?}", start.elapsed());
-    let volume = cluster.volume(1, "v");
-    assert_eq!(volume["replicas"].as_array().map(Vec::len), Some(2), "{volume}");
-
-    // It is used on one node after the other, also on the one without a replica.
-    for (n, text) in ["one", "two", "three"].into_iter().enumerate() {
-        let docker = cluster.docker(n);
-        let mounted = mountpoint(&docker.mount("v", "a").ok());
-        if n > 0 {
-            let before = fs::read_to_string(mounted.join("file")).expect("kept");
-            assert_eq!(before, ["one", "two", "three"][n - 1]);
-        }
-        write(&mounted.join("file"), text);
-        for other in (0..3).filter(|other| *other != n) {
-            assert!(
-                eventually(Duration::from_secs(5), || cluster.volume(other, "v")["attached"]
-                    ["node"]
-                    == format!("n{}", n + 1)),
-                "{}",
-                cluster.volume(other, "v")
-            );
-        }
-        cluster
-            .docker((n + 1) % 3)
-            .remove("v")
-            .refused(&format!("attached on node n{}", n + 1));
-        docker.unmount("v", "a").ok();
-    }
-    cluster.docker(2).remove("v").ok();
-    for n in 0..3 {
-        assert!(eventually(Duration::from_secs(10), || cluster
-            .docker(n)
-            .list()
-            .is_empty()));
-        assert!(
-            eventually(Duration::from_secs(10), || cluster.nodes[n]
-                .json(&["pool", "list"])[0]["replicas"]
-                == 0),
-            "n{n}"
-        );
-        assert!(cluster.nodes[n].replicas().is_empty());
-    }
-}
-
-#[test]
-fn of_several_who_create_or_mount_one_wins() {
-    let cluster = Cluster::with_flags(3, &["--timeout-mount", "6s"]);
-    cluster.create(0, "warm", json!({"size": "64M", "repl": "3"}));
-    for round in 0..5 {
-        let name = format!("r{round}");
-        let creators: Vec<_> = (0..3)
-            .map(|n| {
-                let (docker, name) = (cluster.docker(n), name.clone());
-                // The third one wants another volume under the same name.
-                let size = if n == 2 { "128M" } else { "64M" };
-                std::thread::spawn(move || {
-                    docker
-                        .create(&name, json!({"size": size, "repl": "2"}))
-                        .error()
-                        .to_owned()
-                })
-            })
-            .collect();
-        let errors: Vec<String> = creators
-            .into_iter()
-            .map(|creator| creator.join().expect("an answer"))
-            .collect();
-        let small = errors[0].is_empty() && errors[1].is_empty() && errors[2].contains("size");
-        let large = errors[2].is_empty() && errors[0].contains("size") && errors[1].contains("size");
-        assert!(small || large, "{errors:?}");
-    }
-    let ids: Vec<Value> = (0..3).map(|n| cluster.volume(n, "r0")["id"].clone()).collect();
-    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
-
-    for _ in 0..5 {
-        let racers: Vec<_> = (0..3)
-            .map(|n| {
-                let docker = cluster.docker(n);
-                std::thread::spawn(move || docker.mount("r0", "a").error().to_owned())
-            })
-            .collect();
-        let errors: Vec<String> = racers
-            .into_iter()
-            .map(|racer| racer.join().expect("an answer"))
-            .collect();
-        let winners: Vec<usize> = (0..3).filter(|n| errors[*n].is_empty()).collect();
-        assert_eq!(winners.len(), 1, "{errors:?}");
-        let winner = format!("attached on node n{}", winners[0] + 1);
-        for error in errors.iter().filter(|error| !error.is_empty()) {
-            assert!(error.contains(&winner), "{error}");
-        }
-        cluster.docker(winners[0]).unmount("r0", "a").ok();
-    }
-}
-
-#[test]
-fn a_volume_is_waited_for_until_its_holder_lets_it_go() {
-    let cluster = Cluster::of(2);
-    cluster.create(0, "v", json!({"size": "64M", "repl": "2"}));
-    let mounted = mountpoint(&cluster.docker(0).mount("v", "a").ok());
-    write(&mounted.join("file"), "hello");
-    let docker = cluster.docker(1);
-    let waiting = std::thread::spawn(move || docker.mount("v", "b").ok());
-    assert!(eventually(
-        Duration::from_secs(5),
-        || cluster.volume(0, "v")["attached"]["node"] == "n1"
-    ));
-    std::thread::sleep(Duration::from_secs(2));
-    assert!(!waiting.is_finished());
-    cluster.docker(0).unmount("v", "a").ok();
-    let released = Instant::now();
-    let mounted = mountpoint(&waiting.join().expect("mounted"));
-    println!("moved after {:?}", released.elapsed());
-    assert_eq!(fs::read_to_string(mounted.join("file")).expect("kept"), "hello");
-    // A late Unmount where it was before touches nothing.
-    cluster.docker(0).unmount("v", "a").ok();
-    assert_eq!(fs::read_to_string(mounted.join("file")).expect("kept"), "hello");
-    cluster.docker(1).unmount("v", "b").ok();
-}
-
-#[test]
-fn a_dead_holder_is_replaced_and_comes_back_as_a_replica() {
-    let mut cluster = Cluster::of(3);
-    cluster.create(0, "v", json!({"size": "64M", "repl": "2", "nodes": "n1,n2"}));
-    cluster.create(
-        0,
-        "deleted",
-        json!({"size": "64M", "repl": "2", "nodes": "n1,n2"}),
+fn storage_classes_are_made_used_and_deleted() {
+    let node = Node::with_pool("2G");
+    assert!(
+        node.ok(&["class", "list"])
+            .contains("`bulkhead class create replicated --repl 2 --default`")
     );
-    let mounted = mountpoint(&cluster.docker(0).mount("v", "a").ok());
-    write(&mounted.join("file"), "acknowledged");
-    cluster.nodes[0].kill();
-    let start = Instant::now();
-    // Without the copy on the dead node; on the node that has none itself.
-    let mounted = mountpoint(&cluster.docker(2).mount("v", "b").ok());
-    println!("taken over after {:?}", start.elapsed());
+    assert!(node.ok(&["class", "default"]).contains("take none"));
+    let made = node.ok(&[
+        "class",
+        "create",
+        "gold",
+        "--fs",
+        "xfs",
+        "--size",
+        "320M",
+        "--labels",
+        "tier=gold",
+        "-o",
+        "mount_options=noatime",
+    ]);
     assert_eq!(
-        fs::read_to_string(mounted.join("file")).expect("kept"),
-        "acknowledged"
+        made,
+        "storage class gold is there: size=320 MiB, fs=xfs, mount_options=noatime, label=tier=gold\n"
     );
-    write(&mounted.join("file"), "newer");
-    assert!(eventually(Duration::from_secs(20), || {
-        let volume = cluster.volume(1, "v");
-        volume["replicas"]
-            .as_array()
-            .is_some_and(|replicas| replicas.iter().any(|replica| replica["state"] == "out of date"))
-    }));
-    cluster.docker(1).remove("deleted").ok();
-
-    cluster.nodes[0].start();
+    // The same again is a success, another one under the same name is not.
+    node.ok(&[
+        "class",
+        "create",
+        "gold",
+        "--fs",
+        "xfs",
+        "--size",
+        "320M",
+        "--labels",
+        "tier=gold",
+        "-o",
+        "mount_options=noatime",
+    ]);
+    let (code, message) = node.fails(&["class", "create", "gold", "--fs", "ext4"]);
     assert!(
-        eventually(Duration::from_secs(30), || {
-            let volume = cluster.volume(1, "v");
-            volume["replicas"]
-                .as_array()
-                .is_some_and(|replicas| replicas.iter().all(|replica| replica["state"] == "in sync"))
-        }),
-        "{}",
-        cluster.volume(1, "v")
+        code == 6 && message.contains("exists already"),
+        "{code} {message}"
     );
-    assert!(
-        eventually(Duration::from_secs(20), || cluster.nodes[0]
-            .json(&["pool", "list"])[0]["replicas"]
-            == 1),
-        "what was deleted meanwhile goes here too"
-    );
-    assert_eq!(cluster.nodes[0].replicas().len(), 1);
-    cluster.docker(0).unmount("v", "a").ok();
-    assert_eq!(fs::read_to_string(mounted.join("file")).expect("kept"), "newer");
-    cluster.docker(2).unmount("v", "b").ok();
-    let mounted = mountpoint(&cluster.docker(0).mount("v", "c").ok());
-    assert_eq!(fs::read_to_string(mounted.join("file")).expect("kept"), "newer");
-    cluster.docker(0).unmount("v", "c").ok();
-}
+    node.ok(&["class", "create", "plain", "--size", "64M", "--default"]);
 
-#[test]
-fn a_creation_whose_creator_dies_is_undone_by_others() {
-    let mut cluster = Cluster::of(3);
-    cluster.create(0, "warm", json!({"size": "64M", "repl": "3"}));
-    for delay in [5, 40, 120] {
-        let docker = cluster.docker(0);
-        let creator = std::thread::spawn(move || {
-            let body = json!({"Name": "v", "Opts": {"size": "64M", "repl": "3"}}).to_string();
-            let _ = docker.raw((crate::client::head("VolumeDriver.Create", body.len()) + &body).as_bytes());
-        });
-        std::thread::sleep(Duration::from_millis(delay));
-        cluster.nodes[0].kill();
-        // Whoever wants one of that name gets it, on the nodes that live.
-        let reply = cluster.docker(1).create("v", json!({"size": "64M", "repl": "2"}));
-        if !reply.error().is_empty() {
-            assert!(reply.error().contains("repl"), "it was ready before: {reply:?}");
-        }
-        let mounted = mountpoint(&cluster.docker(1).mount("v", "a").ok());
-        write(&mounted.join("file"), "x");
-        cluster.docker(1).unmount("v", "a").ok();
-        cluster.nodes[0].start();
-        creator.join().expect("it only loses its connection");
-        cluster.docker(0).remove("v").ok();
-        for node in &cluster.nodes {
-            assert!(
-                eventually(
-                    Duration::from_secs(40),
-                    || node.json(&["pool", "list"])[0]["replicas"] == 1
-                ),
-                "{}",
-                node.json(&["pool", "list"])
-            );
-            assert!(
-                eventually(Duration::from_secs(40), || node.replicas().len() == 1),
-                "only that of the other volume stays"
-            );
-        }
-    }
-}
-
-#[test]
-fn a_failure_on_one_node_is_named_and_undone_everywhere() {
-    let cluster = Cluster::of(2);
-    cluster.create(0, "warm", json!({"size": "64M", "repl": "2"}));
-    // The pool of the second node takes nothing more, though its record says otherwise.
-    let pool = fs::read_to_string("/proc/self/mountinfo")
-        .expect("mounts")
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4).map(PathBuf::from))
-        .find(|target| target.starts_with(cluster.nodes[1].path("state")) && target.join("replicas").is_dir())
-        .expect("its pool is mounted");
-    let filler = pool.join("filler");
-    let full = std::process::Command::new("fallocate")
-        .args(["-l", "3900M"])
-        .arg(&filler)
-        .status()
-        .expect("fallocate runs");
-    let mut rest = fs::File::create(pool.join("rest")).expect("a file");
-    while rest.write_all(&[1; 4096]).is_ok() {}
-    println!("filled: {full}");
-    let error = cluster
-        .docker(0)
-        .create("v", json!({"size": "1G", "repl": "2"}))
-        .refused("n2");
-    println!("{error}");
-    assert!(
-        cluster.docker(0).list() == ["warm"]
-            && eventually(Duration::from_secs(5), || cluster.docker(1).list() == ["warm"])
-    );
-    assert!(eventually(Duration::from_secs(10), || cluster.nodes[0]
-        .json(&["pool", "list"])[0]["replicas"]
-        == 1));
-    let _ = (fs::remove_file(filler), fs::remove_file(pool.join("rest")));
-    assert_eq!(cluster.nodes[0].replicas().len(), 1);
-}
-
-#[test]
-fn a_store_that_is_away_holds_up_changes_and_nothing_else() {
-    let mut cluster = Cluster::of(2);
-    cluster.create(0, "v", json!({"size": "64M", "repl": "2"}));
-    cluster.create(0, "w", json!({"size": "64M"}));
-    let mounted = mountpoint(&cluster.docker(0).mount("v", "a").ok());
-    cluster.etcd.server.pause();
-    let start = Instant::now();
-    let mut writes = 0_u32;
-    while start.elapsed() < Duration::from_secs(20) {
-        let before = Instant::now();
-        write(&mounted.join("file"), &format!("{writes}"));
-        assert!(
-            before.elapsed() < Duration::from_secs(5),
-            "a write waits for the store"
-        );
-        assert_eq!(cluster.docker(0).list().len(), 2);
-        writes += 1;
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    println!("{writes} writes while the store was away");
-    let before = Instant::now();
-    cluster
-        .docker(0)
-        .create("x", json!({"size": "64M"}))
-        .refused("cannot be reached since");
-    assert!(
-        before.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        before.elapsed()
-    );
-    let status = cluster.nodes[0].cli(&["status"]);
-    assert!(
-        text(&status.stdout).contains("cannot be reached since"),
-        "{status:?}"
-    );
-    // A daemon that starts meanwhile serves what it knows.
-    cluster.nodes[1].kill();
-    cluster.nodes[1].start();
-    let listed = cluster.docker(1).list();
-    assert_eq!(listed, ["v", "w"], "{}", cluster.nodes[1].log());
-    cluster.docker(1).get("v").ok();
-    cluster
-        .docker(1)
-        .mount("w", "b")
-        .refused("cannot be reached since");
-
-    cluster.etcd.server.resume();
-    assert!(eventually(Duration::from_secs(30), || cluster
-        .docker(1)
-        .mount("w", "b")
-        .error()
-        .is_empty()));
-    cluster.docker(1).unmount("w", "b").ok();
-    write(&mounted.join("file"), "after");
-    assert!(eventually(Duration::from_secs(30), || {
-        let volume = cluster.volume(0, "v");
-        volume["replicas"]
-            .as_array()
-            .is_some_and(|replicas| replicas.iter().all(|replica| replica["state"] == "in sync"))
-    }));
-    cluster.docker(0).unmount("v", "a").ok();
-    assert!(eventually(Duration::from_secs(30), || cluster.nodes[1]
-        .cli(&["status"])
-        .status
-        .success()));
-}
-
-#[test]
-fn a_replica_is_made_anew_when_its_node_stays_away() {
-    let mut cluster = Cluster::with_flags(3, &["--rebuild-after", "6s"]);
-    cluster.create(0, "v", json!({"size": "64M", "repl": "2", "nodes": "n1,n2"}));
-    cluster.create(0, "u", json!({"size": "64M", "repl": "2"}));
-    let holders: Vec<String> = cluster.volume(0, "u")["replicas"]
-        .as_array()
-        .expect("replicas")
-        .iter()
-        .map(|replica| replica["node"].as_str().unwrap_or_default().to_owned())
-        .collect();
-    let mounted = mountpoint(&cluster.docker(0).mount("u", "a").ok());
-    write(&mounted.join("file"), "kept");
-    let lost = holders.iter().find(|node| *node != "n1").expect("another node");
-    let at = lost.trim_start_matches('n').parse::<usize>().expect("a number") - 1;
-    cluster.nodes[at].kill();
-    let start = Instant::now();
-    let moved = eventually(Duration::from_secs(60), || {
-        let volume = cluster.volume(0, "u");
-        let replicas = volume["replicas"].as_array().cloned().unwrap_or_default();
-        let sound = replicas.iter().filter(|replica| replica["state"] == "in sync");
-        sound.filter(|replica| replica["node"] != *lost).count() == 2
-    });
-    assert!(moved, "{}", cluster.volume(0, "u"));
-    println!("rebuilt after {:?}", start.elapsed());
-    cluster.nodes[at].start();
-    assert!(
-        eventually(Duration::from_secs(60), || cluster.volume(0, "u")["replicas"]
-            .as_array()
-            .map(Vec::len)
-            == Some(2)),
-        "{}",
-        cluster.volume(0, "u")
-    );
-    assert_eq!(fs::read_to_string(mounted.join("file")).expect("kept"), "kept");
-    cluster.docker(0).unmount("u", "a").ok();
-}
-
-#[test]
-fn a_node_that_does_not_fit_is_told_why() {
-    let mut cluster = Cluster::of(1);
-    let url = cluster.etcd.url();
-    let refused = |name: &str, extra: &[&str]| -> String {
-        let mut node = Node::unstarted(name, Some(&url), extra);
-        node.launch();
-        assert_eq!(node.ended(Duration::from_secs(20)), Some(1), "{}", node.log());
-        node.log()
+    // A volume takes the class that it names, else the default one, and its own options over both.
+    let docker = node.docker();
+    docker.create("v1", json!({})).ok();
+    docker.create("v2", json!({"class": "gold"})).ok();
+    docker.create("v3", json!({"class": "gold", "size": "400M"})).ok();
+    let volumes = node.json(&["volume", "inspect", "v1", "v2", "v3"]);
+    let seen = |n: usize| {
+        let volume = &volumes[n];
+        (
+            volume["class"].clone(),
+            volume["size"].clone(),
+            volume["fs"].clone(),
+            volume["labels"].clone(),
+        )
     };
-    let port = format!(":{}", free_port());
-    let log = refused("n1", &["--data-address", &port]);
-    assert!(log.contains("there is a node named `n1` already"), "{log}");
-    // The same node, in another cluster.
-    let (_, took) = cluster.nodes[0].terminate();
-    assert!(took < Duration::from_secs(15));
-    cluster.nodes[0].set_flag("--cluster", "other");
-    cluster.nodes[0].launch();
-    assert_eq!(cluster.nodes[0].ended(Duration::from_secs(20)), Some(1));
-    assert!(
-        cluster.nodes[0]
-            .log()
-            .contains("belongs to the cluster \"bulkhead\""),
-        "{}",
-        cluster.nodes[0].log()
+    assert_eq!(
+        seen(0),
+        (json!("plain"), json!(64 << 20), json!("ext4"), json!({}))
     );
-    cluster.nodes[0].set_flag("--cluster", "bulkhead");
-    cluster.nodes[0].start();
+    assert_eq!(
+        seen(1),
+        (
+            json!("gold"),
+            json!(320 << 20),
+            json!("xfs"),
+            json!({"tier": "gold"})
+        )
+    );
+    assert_eq!(seen(2).1, json!(400 << 20));
+    let class = &node.json(&["class", "inspect", "gold"])[0];
+    assert_eq!((&class["volumes"], &class["default"]), (&json!(2), &json!(false)));
+
+    // The default one does not go, lest volumes come out differently without a word.
+    let (code, message) = node.fails(&["class", "delete", "plain"]);
+    assert!(
+        code == 6 && message.contains("is the default one") && message.contains("--none"),
+        "{code} {message}"
+    );
+    node.ok(&["class", "default", "gold"]);
+    assert_eq!(node.json(&["class", "default"]), json!({"class": "gold"}));
+    node.ok(&["class", "rm", "plain"]);
+    node.ok(&["class", "default", "--none"]);
+    node.ok(&["class", "delete", "gold"]);
+    assert_eq!(node.json(&["class", "list"]), json!([]));
+    // Its volumes stay as they are.
+    docker.mount("v2", "a").ok();
+    docker.unmount("v2", "a").ok();
+}
+
+#[test]
+fn what_there_is_not_is_answered_with_what_there_is() {
+    let node = Node::with_pool("1G");
+    node.ok(&["class", "create", "replicated", "--repl", "2"]);
+    node.ok(&["volume", "create", "database", "--size", "64M"]);
+    for (args, code, part) in [
+        (
+            vec!["class", "inspect", "replicatd"],
+            4,
+            "did you mean \"replicated\"",
+        ),
+        (vec!["class", "delete", "gold"], 4, "there are: replicated"),
+        (vec!["class", "default", "gold"], 4, "there are: replicated"),
+        (
+            vec!["volume", "create", "v", "--class", "replcated"],
+            2,
+            "did you mean \"replicated\"",
+        ),
+        (
+            vec!["class", "create", "x", "--fs", "zfs"],
+            2,
+            "ext4, xfs or btrfs",
+        ),
+        (
+            vec!["class", "create", "x", "-o", "nodes=n1"],
+            2,
+            "leave them out",
+        ),
+        (vec!["class", "create", "a/b"], 2, "a name has letters"),
+        (vec!["node", "inspect", "n2"], 4, "there are: n1"),
+        (vec!["node", "label", "n2", "zone=a"], 4, "there are: n1"),
+        (vec!["node", "label", "n1", "zone"], 2, "neither KEY=VALUE"),
+        (
+            vec!["volume", "inspect", "databse"],
+            4,
+            "did you mean \"database\"",
+        ),
+        (
+            vec!["volume", "delete", "databases"],
+            4,
+            "did you mean \"database\"",
+        ),
+    ] {
+        let (found, message) = node.fails(&args);
+        assert_eq!(found, code, "{args:?}: {message}");
+        assert!(message.contains(part), "{args:?}: {message}");
+    }
+}
+
+#[test]
+fn nodes_are_listed_inspected_and_labelled() {
+    let mut node = Node::with_pool("1G");
+    node.ok(&["volume", "create", "v1", "--size", "64M"]);
+    node.docker().mount("v1", "a").ok();
+    let is_ok = || node.json(&["node", "list"])[0]["state"] == "ok";
+    assert!(
+        eventually(Duration::from_secs(20), is_ok),
+        "{}",
+        node.ok(&["node", "list"])
+    );
+    let has_pool = || {
+        let pools = node.json(&["node", "list"])[0]["pools"].clone();
+        pools[0]["replicas"] == 1 && pools[0]["promised"] == 64 << 20
+    };
+    assert!(
+        eventually(Duration::from_secs(30), has_pool),
+        "{}",
+        node.json(&["node", "list"])
+    );
+    let list = node.ok(&["node", "list"]);
+    assert!(list.starts_with("NAME") && list.contains("n1"), "{list}");
+
+    let labelled = node.ok(&["node", "label", "n1", "zone=a", "rack=r1"]);
+    assert!(labelled.contains("rack=r1,zone=a"), "{labelled}");
+    node.ok(&["node", "label", "n1", "rack-", "zone=b", "never-"]);
+    let view = &node.json(&["node", "inspect"])[0];
+    assert_eq!(view["labels"], json!({"zone": "b"}));
+    assert_eq!(
+        (&view["this"], &view["attached"], &view["replicas"]),
+        (&json!(true), &json!(1), &json!(1))
+    );
+    assert_eq!(
+        view["volumes"],
+        json!([{"name": "v1", "replica": "in sync", "attached": true}])
+    );
+    let id = view["id"].as_str().expect("an id").to_owned();
+    let details = node.ok(&["node", "inspect", &id[..8]]);
+    for part in [
+        "n1 (this node)",
+        "ok: up",
+        "Since",
+        "v1: replica in sync, attached here",
+        "zone=b",
+    ] {
+        assert!(details.contains(part), "{part}: {details}");
+    }
+    node.docker().unmount("v1", "a").ok();
+    // Labels are the cluster's, not the daemon's.
+    node.terminate();
+    node.start();
+    assert_eq!(
+        node.json(&["node", "inspect", "n1"])[0]["labels"],
+        json!({"zone": "b"})
+    );
+}
+
+#[test]
+fn the_cluster_and_its_store_at_a_glance() {
+    let node = Node::bare();
+    let output = node.cli(&["cluster", "status"]);
+    let screen = text(&output.stdout);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "a pool is a matter of each node: {screen}"
+    );
+    assert!(screen.starts_with("cluster bulkhead: healthy"), "{screen}");
+    assert!(screen.contains("in 0 pools"), "{screen}");
+    node.add_pool("1G");
+    node.ok(&["volume", "create", "v1", "--size", "64M"]);
+    let counted = || {
+        let cluster = node.json(&["cluster", "status"]);
+        cluster["capacity"]["pools"] == 1 && cluster["nodes"] == json!({"ok": 1})
+    };
+    assert!(
+        eventually(Duration::from_secs(30), counted),
+        "{}",
+        node.ok(&["cluster", "status"])
+    );
+    let cluster = node.json(&["cluster", "status"]);
+    assert_eq!(cluster["volumes"], json!({"ready": 1}));
+    assert_eq!(cluster["capacity"]["promised"], 64 << 20);
+    assert_eq!(cluster["as_of"], json!(null));
+    assert!(
+        cluster["store"]["latency_ms"]
+            .as_f64()
+            .is_some_and(|latency| latency > 0.0)
+    );
+
+    let store = node.json(&["store", "status"]);
+    assert_eq!(
+        (&store["reachable"], &store["shared"]),
+        (&json!(true), &json!(false))
+    );
+    let screen = node.ok(&["store", "status"]);
+    for part in [
+        "State           answers",
+        "ms for a read",
+        "a cluster of several needs etcd or Consul",
+    ] {
+        assert!(screen.contains(part), "{part}: {screen}");
+    }
+    let status = node.json(&["status"]);
+    assert_eq!(
+        (&status["healthy"], &status["nodes"], &status["state"]),
+        (&json!(true), &json!({"ok": 1}), &json!("ok"))
+    );
+    assert_eq!(status["cluster_id"], cluster["id"]);
+    let screen = node.ok(&["status"]);
+    assert!(
+        screen.contains(": healthy\n") && screen.contains("nodes: 1 ok"),
+        "{screen}"
+    );
 }

@@ -113,7 +113,7 @@ fn every_file_system_and_option_arrives() {
     docker.create("ext4", json!({"size": "64M"})).ok();
     docker
         .create("x", json!({"class": "gold"}))
-        .refused("there is no storage class `gold`");
+        .refused("there is no storage class \"gold\"");
     docker
         .create("x", json!({"repl": "2"}))
         .refused("cannot be placed");

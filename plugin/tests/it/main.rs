@@ -15,11 +15,9 @@ mod cluster;
 mod daemon;
 mod driver;
 mod hundred;
+mod last_resort;
 mod malformed;
 mod node;
-mod operator;
 mod repair;
-#[path = "../../../cluster/tests/stores/process.rs"]
-#[allow(unreachable_pub, reason = "shared with the tests of the stores")]
-mod process;
+mod several;
 mod shelf;

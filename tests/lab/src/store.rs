@@ -188,7 +188,7 @@ fn consul(number: u8, count: u8) -> Result<Cmd> {
 fn consul_cmd() -> Result<Cmd> {
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let fetch = || {
-        let script = programs::workspace()?.join("cluster/tests/fetch-consul.sh");
+        let script = programs::workspace()?.join("tests/servers/fetch-consul.sh");
         let path = Cmd::new("bash")
             .arg(script)
             .within(Duration::from_secs(300))

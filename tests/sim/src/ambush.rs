@@ -4,7 +4,7 @@ use bulkhead_engine::machine::Request;
 use bulkhead_engine::machine::protocol::StampRule;
 
 use crate::disk::Sectors;
-use crate::plan::{MS, Ns};
+use crate::plan::{MS, Ns, SEC};
 use crate::world::{Ev, World, tell};
 
 /// A moment.
@@ -49,6 +49,13 @@ pub enum Victim {
     Replica,
     /// All nodes.
     All,
+    /// Nobody is struck, but the primary's node is cut off from everything, and the volume is wanted elsewhere: on a node
+    /// that is restarted, if `power` says so.
+    Throne,
+    /// The store: it loses its last change.
+    Store,
+    /// The replica's disk: what it is given in the next moment takes very long.
+    Disk,
 }
 
 /// An ambush that waits for its moment.
@@ -89,6 +96,31 @@ pub fn moment_of(request: &Request<Sectors>) -> Option<Moment> {
 }
 
 impl World {
+    /// A node is cut off for a while, and the volume is wanted on another one.
+    pub(crate) fn usurp(&mut self, node: usize, restart: bool) {
+        let until = self.now + 2 * SEC;
+        for other in 0..self.nodes.len() {
+            self.net.cut(node, other, until);
+            self.net.cut(other, node, until);
+        }
+        self.net.store_cut[node] = until;
+        let others: Vec<usize> = (0..self.nodes.len()).filter(|&other| other != node).collect();
+        if others.is_empty() {
+            return;
+        }
+        self.wanted = self.rng.pick(&others);
+        self.wanted_ask = false;
+        tell!(
+            self,
+            "node {node} is cut off, the volume is wanted on node {}",
+            self.wanted
+        );
+        if restart {
+            let down = self.rng.between(1, 40) * MS;
+            self.kill(self.wanted, down, false);
+        }
+    }
+
     /// A moment has come: ambushes that waited for it strike a little later.
     pub(crate) fn moment(&mut self, moment: Moment, primary: usize, replica: usize) {
         let Some(index) = self.ambushes.iter().position(|ambush| ambush.moment == moment) else {
@@ -105,6 +137,20 @@ impl World {
             Victim::Primary => vec![primary],
             Victim::Replica => vec![replica],
             Victim::All => (0..self.nodes.len()).collect(),
+            Victim::Throne => {
+                let delay = self.rng.below(ambush.within);
+                self.at(self.now + delay, Ev::Usurp(primary, ambush.power));
+                return;
+            }
+            Victim::Disk => {
+                self.nodes[replica].slow = (self.now + 300 * MS, 2000);
+                return;
+            }
+            Victim::Store => {
+                let delay = self.rng.below(ambush.within);
+                self.at(self.now + delay, Ev::Restore);
+                return;
+            }
         };
         let delay = self.rng.below(ambush.within);
         for node in victims {

@@ -224,6 +224,7 @@ impl World {
                 .iter()
                 .map(|&sector| self.content(first, sector))
                 .collect();
+            self.check_stamps(term, &here);
             if let Err(error) = self.checker.serving(term, strong, |index| content[index]) {
                 wrong = wrong.or(Some(error));
             }
@@ -276,6 +277,7 @@ impl World {
             ));
         }
         self.verify_lost();
+        self.outcome.ended.push(reason);
         if matches!(reason, EndReason::StoreIsOlder { .. }) && self.restored.at.is_some() {
             self.restored.noted = true;
         } else if matches!(reason, EndReason::StoreIsOlder { .. }) {

@@ -104,6 +104,7 @@ impl World {
             at.kept && !at.failed && self.store.record.is_member(self.rid(*node))
         };
         let members: Vec<usize> = (0..self.nodes.len()).filter(kept).collect();
+        self.check_durable(&members);
         let Some((&first, others)) = members.split_first() else {
             return;
         };

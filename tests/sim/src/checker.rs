@@ -218,6 +218,12 @@ impl Checker {
         let Some(pending) = self.pending.remove(&op) else {
             return Err(format!("{op:?} was completed twice"));
         };
+        if pending.term < self.serving && pending.submitted > self.serving_since {
+            return Err(format!(
+                "P2: the primary of term {} answered the read {op:?}, which it was given after the one of term {} served",
+                pending.term, self.serving
+            ));
+        }
         let Doing::Read { sectors } = pending.doing else {
             return Err(format!("{op:?} is no read, but was answered with data"));
         };

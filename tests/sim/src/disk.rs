@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use bulkhead_engine::format::MetaLayout;
+use bulkhead_engine::format::{MetaLayout, SUPERBLOCKS_LEN, Slots, Superblock};
 use bulkhead_engine::geometry::{ByteRange, Geometry, SECTOR};
 use bulkhead_engine::machine::Payload;
 use bulkhead_engine::machine::replica::{DiskDone, DiskError, DiskId, DiskOp, MetaWrite};
@@ -209,6 +209,23 @@ impl Disk {
             }
         }
         file
+    }
+
+    /// The superblock as a power cut would leave it.
+    pub fn durable_superblock(&self) -> Option<Superblock> {
+        let mut bytes = vec![0; SUPERBLOCKS_LEN];
+        for (&sector, value) in self.meta.disk.range(..(SUPERBLOCKS_LEN / 512) as u32) {
+            let at = sector as usize * 512;
+            if let (Some(value), Some(place)) = (value, bytes.get_mut(at..at + 512)) {
+                place.copy_from_slice(&value[..]);
+            }
+        }
+        Slots::decode(&bytes).ok().map(|slots| slots.newest)
+    }
+
+    /// Sectors of the data file that no sync has brought to the disk yet.
+    pub fn unsynced(&self) -> impl Iterator<Item = u32> + '_ {
+        self.data.unsynced.keys().copied()
     }
 
     /// A sector of the data file changes by itself. Gives what it was.

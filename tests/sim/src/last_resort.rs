@@ -47,15 +47,22 @@ impl World {
         }
         self.store.revision = Revision(self.store.revision.0 + 1);
         self.store.record = older;
-        let newest = (0..self.nodes.len())
-            .filter(|&node| self.store.record.replica(self.rid(node)).is_some())
-            .filter_map(|node| self.image(node))
-            .filter(|image| image.superblock.failed.is_none())
-            .map(|image| image.superblock.epoch);
+        let record = &self.store.record;
+        let knows_better = |node: &usize| {
+            let image = self
+                .image(*node)
+                .filter(|image| image.superblock.failed.is_none());
+            let epoch = image.map(|image| image.superblock.epoch);
+            record.replica(self.rid(*node)).is_some() && record.is_behind(epoch).is_some()
+        };
+        let knowing: Vec<usize> = (0..self.nodes.len()).filter(knows_better).collect();
+        let must_refuse = !knowing.is_empty();
+        // By itself a primary asks the members only.
+        let a_member_knows = knowing.iter().any(|&node| record.is_member(self.rid(node)));
         self.restored = Restored {
             at: Some(self.now),
-            must_refuse: self.store.record.is_behind(newest).is_some(),
-            asks_first: self.rng.chance(50),
+            must_refuse,
+            asks_first: self.rng.chance(50) || !a_member_knows,
             noted: false,
         };
         tell!(

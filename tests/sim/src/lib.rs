@@ -8,6 +8,7 @@
 //! | `machines`, `connections`, `questions`, `life` | what happens to machines, connections, the store, and processes |
 //! | `attach`, `user` | who attaches the volume and uses it |
 //! | `chaos`, `ambush`, `audit` | what goes wrong, what goes wrong at a chosen moment, and what is looked at |
+//! | `rules` | rules of the machines that are looked at directly |
 //! | `rot`, `last_resort` | rot and verify; a store from an older copy, and a volume of which every member is lost |
 //! | `show` | records and messages in a trace |
 //! | `checker` | what P1, P2 and P3 allow |
@@ -30,6 +31,7 @@ pub mod plan;
 mod questions;
 pub mod rng;
 pub mod rot;
+mod rules;
 pub mod show;
 pub mod store;
 pub mod user;

@@ -35,6 +35,7 @@ impl World {
                     "node {node}: replica answers {id:?} of {session:?}: {}",
                     brief(&reply)
                 );
+                self.check_answer(node, session, id, &reply);
                 let Some(at) = self.net.conns.get(conn).filter(|at| at.open_at_replica) else {
                     return;
                 };
@@ -69,7 +70,14 @@ impl World {
         };
         let at = &mut self.nodes[node];
         let is_sync = matches!(op, DiskOp::SyncData | DiskOp::CommitMeta(_));
-        let slow_sync = is_sync && at.slow_sync > now;
+        // Now and then it is the data only that takes long to reach the disk, or the metadata only.
+        let of_data = matches!(op, DiskOp::SyncData);
+        let spared = match at.slow_sync / MS % 4 {
+            0 => of_data,
+            1 | 2 => !of_data,
+            _ => false,
+        };
+        let slow_sync = is_sync && at.slow_sync > now && !spared;
         let times = match at.slow {
             _ if slow_sync => 300,
             (until, times) if until > now => times,
@@ -97,15 +105,12 @@ impl World {
                 self.nodes[node].lost_at = self.now;
             }
         }
-        // A kill between a failed sync and the note of it is beyond what is promised (docs/replication.md).
-        let noted = self.nodes[node].failed && result.is_ok() && self.nodes[node].kill_on_error;
         self.step_replica(node, replica::Event::Disk { id, result });
-        if noted
-            && self.nodes[node]
-                .replica
-                .as_ref()
-                .is_some_and(|replica| replica.is_quiet())
-        {
+        // A kill between a failed sync and the note of it is beyond what is promised (docs/replication.md).
+        let at = &self.nodes[node];
+        let noted =
+            at.failed && at.kill_on_error && at.replica.as_ref().is_some_and(|replica| replica.is_quiet());
+        if noted {
             let delay = self.rng.below(3 * MS);
             self.kill(node, delay + 200 * MS, false);
         }
@@ -133,6 +138,7 @@ impl World {
                 session, id, request, ..
             } => {
                 let conn = session.0 as usize;
+                self.check_request(node, id, &request);
                 if let Some(moment) = moment_of(&request) {
                     self.moment(moment, node, self.net.conns[conn].replica.node);
                 }

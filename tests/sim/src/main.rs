@@ -1,5 +1,6 @@
 //! The command `sim`: runs seeds, replays one, looks for deliberate faults.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -53,6 +54,9 @@ enum Command {
         /// Only this one.
         #[arg(long)]
         only: Option<String>,
+        /// Put the table into this page, in the place of the one that is there.
+        #[arg(long)]
+        page: Option<PathBuf>,
     },
 }
 
@@ -103,7 +107,12 @@ fn main() -> ExitCode {
             println!("{} seeds, {} violations", summary.seeds, summary.violations.len());
             ExitCode::from(u8::from(!summary.violations.is_empty()))
         }
-        Command::Faults { seeds, from, only } => faults(seeds, from, only.as_deref()),
+        Command::Faults {
+            seeds,
+            from,
+            only,
+            page,
+        } => faults(seeds, from, only.as_deref(), page.as_deref()),
     }
 }
 
@@ -132,21 +141,29 @@ fn replay(seed: u64, keep: Option<&str>, fault: Option<Fault>) -> ExitCode {
     ExitCode::from(violations)
 }
 
-fn faults(seeds: u64, from: u64, only: Option<&str>) -> ExitCode {
+fn faults(seeds: u64, from: u64, only: Option<&str>, page: Option<&Path>) -> ExitCode {
     if !cfg!(feature = "faults") {
         eprintln!(
             "this program was built without the feature `faults`: cargo run -p bulkhead-sim --features faults -- faults"
         );
         return ExitCode::from(2);
     }
-    println!("| fault | found | seeds needed | by |");
-    println!("|---|---|---|---|");
-    let mut missed = 0;
+    let mut table = String::new();
+    let mut tell = |line: String| {
+        println!("{line}");
+        table.push_str(&line);
+        table.push('\n');
+    };
+    tell(TABLE_HEAD.to_owned());
+    tell("|---|---|---|---|---|".to_owned());
+    let (mut looked_for, mut missed) = (0, 0);
     for &fault in Fault::ALL {
         if only.is_some_and(|only| only != fault.name()) {
             continue;
         }
+        looked_for += 1;
         let summary = run_seeds(from, seeds, Some(fault), 1);
+        let what = fault.describe().trim();
         match summary.violations.first() {
             Some((seed, violation)) => {
                 let by: String = violation
@@ -154,16 +171,48 @@ fn faults(seeds: u64, from: u64, only: Option<&str>) -> ExitCode {
                     .next()
                     .unwrap_or_default()
                     .chars()
-                    .take(60)
+                    .take(48)
                     .collect();
-                println!("| {} | yes | {} | {by} |", fault.name(), seed - from + 1);
+                tell(format!(
+                    "| {} | {what} | yes | {} | {by} |",
+                    fault.name(),
+                    seed - from + 1
+                ));
             }
             None => {
                 missed += 1;
-                println!("| {} | NO | more than {seeds} | |", fault.name());
+                tell(format!(
+                    "| {} | {what} | NO | more than {seeds} | |",
+                    fault.name()
+                ));
             }
         }
     }
-    println!("{} faults, {missed} not found", Fault::ALL.len());
+    println!("{looked_for} faults, {missed} not found");
+    if let Some(page) = page
+        && let Err(error) = put_table(page, &table)
+    {
+        eprintln!("cannot put the table into {}: {error}", page.display());
+        return ExitCode::FAILURE;
+    }
     ExitCode::from(u8::from(missed > 0))
+}
+
+const TABLE_HEAD: &str = "| fault | what it leaves out | found | seeds needed | by |";
+
+/// Replaces the table of a page, which starts with [`TABLE_HEAD`] and ends with the last line that is one of a table.
+fn put_table(page: &Path, table: &str) -> std::io::Result<()> {
+    let text = std::fs::read_to_string(page)?;
+    let mut lines = text.lines();
+    let mut next = String::new();
+    for line in lines.by_ref().take_while(|line| *line != TABLE_HEAD) {
+        next.push_str(line);
+        next.push('\n');
+    }
+    next.push_str(table);
+    for line in lines.skip_while(|line| line.starts_with('|')) {
+        next.push_str(line);
+        next.push('\n');
+    }
+    std::fs::write(page, next)
 }

@@ -7,7 +7,7 @@ use bulkhead_engine::geometry::Geometry;
 use bulkhead_engine::ids::{BootId, ClusterId, Incarnation, NodeId, ReplicaId, VolumeId};
 use bulkhead_engine::machine::primary::{PrimaryConfig, Revision};
 use bulkhead_engine::machine::replica::ReplicaConfig;
-use bulkhead_engine::machine::{FaultSet, Primary, Record, Replica, Time};
+use bulkhead_engine::machine::{FaultSet, Primary, Record, Replica, RequestId, Time};
 
 use crate::disk::{Disk, Sectors};
 use crate::plan::{Ns, Plan};
@@ -53,6 +53,8 @@ pub struct Host {
     pub serving: bool,
     /// Operations that it has not answered.
     pub in_flight: usize,
+    /// The newest request that it has sent; one that is not newer is sent again.
+    pub newest_request: RequestId,
 }
 
 /// How far the attaching of the volume on a node is.

@@ -315,7 +315,11 @@ impl Plan {
         } else {
             rng.between(replicas as u64, 4) as usize
         };
-        let calm_at = if takeovers {
+        // Users that never leave a gap.
+        let restless = rng.below(1000) < 3;
+        let calm_at = if restless {
+            2 * SEC
+        } else if takeovers {
             rng.pick(&[8, 14]) * SEC
         } else {
             rng.pick(&[2, 4, 6, 10]) * SEC
@@ -348,7 +352,11 @@ impl Plan {
             added_at: added.then(|| rng.between(SEC, calm_at)),
             geometry: division(size, chunk),
             calm_at,
-            op_gap: rng.pick(&[1, 3, 5, 10, 30]) * MS,
+            op_gap: if restless {
+                MS / 16
+            } else {
+                rng.pick(&[1, 3, 5, 10, 30]) * MS
+            },
             drift: rng.pick(&[0, 10, 50, 120]),
             open_patience: rng.pick(&[200, 800]) * MS,
             region_idle: rng.pick(&[50, 50, 500]) * MS,
@@ -423,8 +431,15 @@ fn mischief(kind: Kind, nodes: usize, rng: &mut Rng) -> Mischief {
             moment: rng.pick(MOMENTS),
             skip: rng.pick(&[0, 0, 1, 3, 10]),
             within: rng.pick(&[1, MS / 2, 4 * MS, 30 * MS]),
-            victim: rng.pick(&[Victim::Primary, Victim::Replica, Victim::All]),
-            power: rng.chance(70),
+            victim: match rng.below(100) {
+                0..25 => Victim::Primary,
+                25..50 => Victim::Replica,
+                50..73 => Victim::All,
+                73..90 => Victim::Throne,
+                90..97 => Victim::Disk,
+                _ => Victim::Store,
+            },
+            power: rng.chance(65),
             down: if rng.chance(70) { short } else { long },
         }),
         Kind::Break => Mischief::Break { one: node, other },

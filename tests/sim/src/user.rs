@@ -55,7 +55,12 @@ impl World {
             return;
         }
         let gap = self.plan.op_gap;
-        let pause = if self.work_rng.chance(2) { 300 * MS } else { 0 };
+        let restless = gap < MS;
+        let pause = if self.work_rng.chance(2) && !restless {
+            300 * MS
+        } else {
+            0
+        };
         let delay = 1 + self.work_rng.below(2 * gap) + pause;
         let in_flight = host.in_flight;
         self.later(node, delay, NodeEv::Op(term));

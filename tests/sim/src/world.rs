@@ -8,7 +8,7 @@ use bulkhead_engine::ids::{Epoch, ReplicaId};
 use bulkhead_engine::machine::primary::{self, OpId, Revision};
 use bulkhead_engine::machine::record::ChangeId;
 use bulkhead_engine::machine::replica::{self, DiskId};
-use bulkhead_engine::machine::{Fault, FaultSet, MemberState, Record, RecordReplica};
+use bulkhead_engine::machine::{Fault, FaultSet, MemberState, Record, RecordReplica, RequestId, SessionId};
 
 use crate::ambush::Ambush;
 use crate::checker::Checker;
@@ -77,6 +77,10 @@ pub enum Ev {
     Start(usize),
     /// A node is killed, or loses power, for so long.
     Strike(usize, Ns, bool),
+    /// A node is cut off, and the volume is wanted elsewhere.
+    Usurp(usize, bool),
+    /// The store loses its last change.
+    Restore,
     /// The user looks whether the volume is where it is wanted.
     User,
     /// Everything is looked at.
@@ -150,6 +154,8 @@ pub struct Outcome {
     pub forced: bool,
     /// Whether the volume was refused to the end, the store being an older copy.
     pub refused: bool,
+    /// Why primaries ended, in order.
+    pub ended: Vec<primary::EndReason>,
     /// What happened, if it was to be told.
     pub trace: Vec<String>,
 }
@@ -174,6 +180,8 @@ pub struct World {
     pub(crate) rot: Rot,
     pub(crate) restored: Restored,
     pub(crate) forced: bool,
+    /// Epochs that have to be durable before these requests are answered.
+    pub(crate) promised: BTreeMap<(SessionId, RequestId), Epoch>,
     pub(crate) checker: Checker,
     pub(crate) tracked: Vec<u32>,
     pub(crate) ops: BTreeMap<OpId, OpInfo>,
@@ -242,6 +250,7 @@ impl World {
             rot: Rot::default(),
             restored: Restored::default(),
             forced: false,
+            promised: BTreeMap::new(),
             store_down_until: 0,
             store_slow_until: 0,
             asks: BTreeMap::new(),
@@ -379,6 +388,16 @@ impl World {
                     self.kill(node, down, power);
                 }
             }
+            Ev::Usurp(node, restart) => {
+                if !self.calm {
+                    self.usurp(node, restart);
+                }
+            }
+            Ev::Restore => {
+                if !self.calm {
+                    self.restore_store(1);
+                }
+            }
             Ev::User => self.user(),
             Ev::Audit => self.audit(),
             Ev::Calm => self.make_calm(),
@@ -429,6 +448,7 @@ impl World {
             term,
             serving: false,
             in_flight: 0,
+            newest_request: RequestId(0),
         }
     }
 }

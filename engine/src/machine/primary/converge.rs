@@ -1,4 +1,4 @@
-//! Making the members identical before anything is served (section 6 step 5).
+//! Making the members identical before anything is served (T4).
 
 use super::Primary;
 use super::api::Action;

@@ -1,4 +1,4 @@
-//! Copying one chunk from a source to others, piece by piece: the work that convergence and rebuild share.
+//! Copying one chunk from a source to others, piece by piece: the work that convergence and rebuild share (R4).
 
 use super::Primary;
 use super::api::Action;

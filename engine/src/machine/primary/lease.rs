@@ -1,4 +1,4 @@
-//! The read lease (sections 2 and 6): what was read is answered only while every member still takes this primary for the
+//! The read lease (O4): what was read is answered only while every member still takes this primary for the
 //! volume's.
 
 use super::Primary;

@@ -1,4 +1,4 @@
-//! Connections to the replicas: made, opened, lost and made again (section 5 step 2, D7).
+//! Connections to the replicas: made, opened, lost and made again (L1, T2, T3, D7).
 
 use super::api::{Action, EndReason};
 use super::peer::{Condemned, Link, PeerId, Purpose, Sent, bit};

@@ -1,4 +1,4 @@
-//! The range lock: an operation that overlaps one in flight waits for it (section 4). First come, first served.
+//! The range lock: an operation that overlaps one in flight waits for it (O1). First come, first served.
 //!
 //! Owns the order of operations; knows nothing of members.
 

@@ -1,4 +1,4 @@
-//! Losing a member (section 5): condemned, removed by a swap, the new epoch persisted by the others, and only then are
+//! Losing a member (L1, L2): condemned, removed by a swap, the new epoch persisted by the others, and only then are
 //! the operations acknowledged that it did not answer.
 
 use super::api::{Action, EndReason};
@@ -58,7 +58,7 @@ impl<P: Payload> Primary<P> {
         self.stirred = true;
     }
 
-    /// Condemns members that are away or do not answer, as long as another one is sound: with the last one there is
+    /// L1: condemns members that are away or do not answer, as long as another one is sound: with the last one there is
     /// nothing but patience.
     pub(super) fn condemn_late(&mut self, out: &mut Vec<Action<P>>) {
         if self.now < self.grace_until {
@@ -96,7 +96,7 @@ impl<P: Payload> Primary<P> {
         }
     }
 
-    /// Removes the condemned members from the record, if another one is sound (step 3 and 4).
+    /// Removes the condemned members from the record, if another one is sound (L2).
     pub(super) fn remove_condemned(&mut self, out: &mut Vec<Action<P>>) {
         let condemned = self.condemned_members();
         if condemned == 0 || self.lane.pending.is_some() {
@@ -177,7 +177,7 @@ impl<P: Payload> Primary<P> {
         self.stirred = true;
     }
 
-    /// Acknowledges what was held, once the members have the new epoch on disk.
+    /// L2: acknowledges what was held, once the members have the new epoch on disk.
     pub(super) fn finish_raising(&mut self, out: &mut Vec<Action<P>>) {
         if self
             .raising

@@ -1,5 +1,5 @@
 //! One attached volume: orders its operations, keeps its members in agreement, loses and regains them, and steps down
-//! when it is not the volume's primary any more. Sections 4 to 7 of the design; knows no store, link or kernel.
+//! when it is not the volume's primary any more. The rules O, L, T, R and V of docs/replication.md; knows no store, link or kernel.
 //!
 //! | file | owns |
 //! |---|---|
@@ -9,6 +9,7 @@
 //! | `lease` | the read lease |
 //! | `store` | changes of the record |
 //! | `loss` | members that go |
+//! | `ending` | the primary's own end |
 //! | `converge` | members made identical before serving |
 //! | `copy`, `rebuild`, `pace` | replicas that come |
 //! | `verify` | members compared and mended while the volume is used |
@@ -16,6 +17,7 @@
 mod api;
 mod converge;
 mod copy;
+mod ending;
 mod lease;
 mod link;
 mod lock;
@@ -392,60 +394,6 @@ impl<P: Payload> Primary<P> {
         }
     }
 
-    /// Ends the primary if something has waited for longer than it may (P5).
-    fn is_over_time(&mut self, out: &mut Vec<Action<P>>) -> bool {
-        let sound = each(self.members).any(|peer| self.peers[peer].is_sound_member());
-        self.alone_since = if sound {
-            None
-        } else {
-            self.alone_since.or(Some(self.now))
-        };
-        let cut_off = self.is_cut_off(out);
-        let lasts = |since: Option<Time>, limit| since.is_some_and(|since| self.now.since(since) >= limit);
-        let outstanding =
-            each(self.members).filter_map(|peer| self.peers[peer].outstanding.first_key_value());
-        let oldest = outstanding.map(|(_, sent)| sent.since).min();
-        let reason = if self
-            .oldest_deadline()
-            .is_some_and(|deadline| deadline <= self.now)
-            || lasts(oldest, self.config.io_timeout)
-        {
-            if self.config.faults.has(Fault::IoTimeoutIgnored) {
-                return false;
-            }
-            EndReason::IoTimeout
-        } else if cut_off {
-            EndReason::Isolated
-        } else if self.phase == Phase::Opening && lasts(self.alone_since, self.config.open_timeout) {
-            EndReason::NoMember
-        } else if lasts(self.alone_since, self.config.io_timeout) {
-            EndReason::NoMember
-        } else if lasts(self.release_since, self.config.member_deadline * 2) {
-            EndReason::Released
-        } else {
-            return false;
-        };
-        self.end(reason, out);
-        true
-    }
-
-    /// Whether this node is cut off (L5): members lie on other nodes, and neither one of them nor the store has been heard
-    /// of for so long that somebody may have taken over. The store is asked before, for this purpose only.
-    fn is_cut_off(&mut self, out: &mut Vec<Action<P>>) -> bool {
-        let elsewhere = each(self.counted()).any(|peer| !self.peers[peer].local);
-        let serving = matches!(self.phase, Phase::Serving | Phase::Releasing);
-        let silent = self.now.since(self.last_contact);
-        if !elsewhere || !serving || self.config.faults.has(Fault::IsolationIgnored) {
-            return false;
-        }
-        let limit = self.config.isolation_timeout;
-        if silent >= limit / 2 && self.now.since(self.contact_sought) >= self.config.retry {
-            self.contact_sought = self.now;
-            out.push(Action::ReadRecord);
-        }
-        silent >= limit && self.now >= self.grace_until
-    }
-
     /// Connects, and gives up a connection that does not come to anything.
     fn look_at_link(&mut self, peer: PeerId, out: &mut Vec<Action<P>>) {
         let patience = self.config.member_deadline;
@@ -523,79 +471,5 @@ impl<P: Payload> Primary<P> {
             self.admit(place, out);
         }
         self.stirred = true;
-    }
-
-    fn release(&mut self, out: &mut Vec<Action<P>>) {
-        match self.phase {
-            Phase::Serving => {
-                self.phase = Phase::Releasing;
-                self.stop_verify();
-                self.release_since = Some(self.now);
-                self.stirred = true;
-            }
-            // Nothing was served: the replicas stay as they were found.
-            Phase::Opening => self.end(EndReason::Released, out),
-            Phase::Releasing | Phase::Ended => {}
-        }
-    }
-
-    /// Ends once every operation is done and every member has been told so.
-    fn advance_release(&mut self, out: &mut Vec<Action<P>>) {
-        let busy = !self.ops.is_empty() && !self.config.faults.has(Fault::ReleaseNotAwaited);
-        if busy || self.verify.is_some() || self.lane.pending.is_some() || self.raising.is_some() {
-            return;
-        }
-        let others: Vec<PeerId> = (0..self.peers.len())
-            .filter(|&peer| self.peers[peer].rebuild().is_some())
-            .collect();
-        for peer in others {
-            self.drop_rebuild(peer, out);
-        }
-        if !self.ticks.is_used() && self.release_told {
-            if self.releasing & self.members == 0 {
-                self.end(EndReason::Released, out);
-            }
-            return;
-        }
-        self.ticks.raise();
-        self.refresh_settled();
-        self.release_told = true;
-        let settled = self.settled;
-        for peer in each(self.members) {
-            self.releasing |= bit(peer);
-            self.send(peer, Request::Release { settled }, Purpose::Release, out);
-        }
-    }
-
-    /// It is over: everything that waits fails, and nothing is served any more.
-    fn end(&mut self, reason: EndReason, out: &mut Vec<Action<P>>) {
-        if self.phase == Phase::Ended {
-            return;
-        }
-        self.phase = Phase::Ended;
-        if let Some(at) = &mut self.verify {
-            at.interrupt();
-        }
-        self.end_verify(out);
-        for (_, pending) in self.ops.iter().filter(|(_, pending)| pending.id != OpId::OWN) {
-            let result = Err(IoError::Io);
-            out.push(Action::Complete {
-                id: pending.id,
-                result,
-            });
-        }
-        self.ops = Slab::new();
-        self.op_order.clear();
-        self.early.clear();
-        self.lease_waiters.clear();
-        for peer in &mut self.peers {
-            let replica = peer.id;
-            if let Link::Opening { session, .. } | Link::Up { session } = peer.link {
-                out.push(Action::Disconnect { replica, session });
-            }
-            peer.link = Link::Down { retry_at: self.now };
-            peer.outstanding.clear();
-        }
-        out.push(Action::Ended(reason));
     }
 }

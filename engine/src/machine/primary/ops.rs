@@ -1,4 +1,4 @@
-//! Operations of the front end, from submission to completion (section 4).
+//! Operations of the front end, from submission to completion (O1, O2, O5).
 
 use super::api::{Action, Op, OpId};
 use super::lock::{LockId, Owner};
@@ -81,7 +81,7 @@ impl<P: Payload> Primary<P> {
         place
     }
 
-    /// Takes the operation's range; starts it if it is free.
+    /// Takes the operation's range; starts it if it is free (O1).
     pub(super) fn admit(&mut self, place: u32, out: &mut Vec<Action<P>>) {
         let Some(pending) = self.ops.get_mut(place) else {
             return;
@@ -102,6 +102,7 @@ impl<P: Payload> Primary<P> {
         }
     }
 
+    /// Sends it to everybody whose acknowledgement counts (O2), a write with the current tick (O3).
     pub(super) fn start(&mut self, place: u32, out: &mut Vec<Action<P>>) {
         let mut receivers = self.receivers;
         let Some(pending) = self.ops.get_mut(place) else {
@@ -257,7 +258,7 @@ impl<P: Payload> Primary<P> {
         }
     }
 
-    /// Replicas whose disk is full leave (failure 20), so that the others agree, and the operation is held until they are
+    /// O5: replicas whose disk is full leave (failure 20), so that the others agree, and the operation is held until they are
     /// gone; where nobody had space, one stays and says so. Says whether somebody has to leave first.
     fn leave_for_space(&mut self, place: u32, full: Peers, out: &mut Vec<Action<P>>) -> bool {
         let counted = self.counted();
@@ -292,7 +293,7 @@ impl<P: Payload> Primary<P> {
         }
     }
 
-    /// The data is there; the answer depends on the leases.
+    /// The data is there; the answer depends on the leases, looked at only now (O4).
     pub(super) fn read_done(&mut self, place: u32, out: &mut Vec<Action<P>>) {
         if !self.leases_hold() && !self.config.faults.has(Fault::LeaseIgnored) {
             self.lease_waiters.push(place);

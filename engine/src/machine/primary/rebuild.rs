@@ -1,4 +1,4 @@
-//! Bringing a replica back, or a new one in (section 7).
+//! Bringing a replica back, or a new one in (R1 to R6).
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::peer::{Link, PeerId, Purpose, Standing, bit, each};
 use super::store::Change;
 use super::{Phase, Primary};
 use crate::geometry::Chunk;
-use crate::ids::Tick;
+use crate::ids::{ReplicaId, Tick};
 use crate::machine::faults::Fault;
 use crate::machine::payload::Payload;
 use crate::machine::protocol::{Reply, Request};
@@ -122,6 +122,12 @@ impl Rebuild {
 }
 
 impl<P: Payload> Primary<P> {
+    /// The rebuilds that are under way, and how far they are.
+    pub fn progress(&self) -> impl Iterator<Item = (ReplicaId, RebuildProgress)> + '_ {
+        let progress = |peer: &'_ super::peer::Peer<P>| Some((peer.id, peer.rebuild()?.progress()));
+        self.peers.iter().filter_map(progress)
+    }
+
     /// Whether the swap that makes this replica a member is under way: it may be one already.
     pub(super) fn is_joining(&self, peer: PeerId) -> bool {
         let dropped = self.config.faults.has(Fault::JoiningDropped);
@@ -189,7 +195,7 @@ impl<P: Payload> Primary<P> {
         }
     }
 
-    /// The record says `rebuilding`: from now on the target receives every write.
+    /// R1: the record says `rebuilding`: from now on the target receives every write.
     pub(super) fn rebuild_recorded(&mut self, peer: PeerId, _out: &mut Vec<Action<P>>) {
         let started = self.start_count;
         let Some(rebuild) = self.peers[peer]
@@ -228,7 +234,7 @@ impl<P: Payload> Primary<P> {
         }
     }
 
-    /// Whether every write that was started up to then has ended.
+    /// R1: whether every write that was started up to then has ended.
     fn is_past(&self, barrier: u64) -> bool {
         if self.config.faults.has(Fault::RebuildWithoutBarrier) {
             return true;
@@ -331,7 +337,7 @@ impl<P: Payload> Primary<P> {
         }
     }
 
-    /// The set to copy: every chunk that either side stamped late, but for those that are known to have been copied
+    /// R2, the set to copy: every chunk that either side stamped late, but for those that are known to have been copied
     /// before: with equal stamps, not suspect, of a tick of which the target has acknowledged every write.
     fn choose_set(&mut self, target: PeerId, out: &mut Vec<Action<P>>) {
         let skip_equal = self.config.faults.has(Fault::SkipEqualStamps);
@@ -356,7 +362,7 @@ impl<P: Payload> Primary<P> {
         self.mark_more(target, out);
     }
 
-    /// Equal stamps alone do not show that a chunk was copied, as one tick covers many writes: so all of the set is
+    /// R3: equal stamps alone do not show that a chunk was copied, as one tick covers many writes: so all of the set is
     /// suspect on the target until its copy has arrived.
     fn mark_more(&mut self, target: PeerId, out: &mut Vec<Action<P>>) {
         let Some(rebuild) = self.peers[target].rebuild_mut() else {
@@ -453,7 +459,7 @@ impl<P: Payload> Primary<P> {
         }
     }
 
-    /// The swap is done: the replica is a member, and its durable tick may move.
+    /// R5: the swap is done: the replica is a member, and its durable tick may move.
     pub(super) fn joined(&mut self, peer: PeerId, out: &mut Vec<Action<P>>) {
         self.peers[peer].standing = Standing::Member;
         self.members |= bit(peer);

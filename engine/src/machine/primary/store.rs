@@ -1,4 +1,4 @@
-//! Changes of the record, one at a time (section 5 step 3, section 7). A change that was sent is sent again until its
+//! Changes of the record, one at a time (L2, L3, R1, R5). A change that was sent is sent again until its
 //! outcome is known: it may have been applied though the answer was lost (failure 35).
 
 use super::Primary;
@@ -95,7 +95,7 @@ impl<P: Payload> Primary<P> {
         }
     }
 
-    /// Sends the change again if it is time.
+    /// Sends the change again if it is time: until its outcome is known (L3).
     pub(super) fn retry_change(&mut self, out: &mut Vec<Action<P>>) {
         let due = |pending: &PendingChange| pending.retry_at.is_some_and(|at| at <= self.now);
         if self.lane.pending.as_ref().is_some_and(due) {

@@ -1,4 +1,4 @@
-//! The volume's clock: the tick of new writes, and which ticks are settled.
+//! The volume's clock: the tick of new writes, and which ticks are settled (O3).
 
 use std::collections::VecDeque;
 

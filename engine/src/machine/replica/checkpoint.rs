@@ -86,11 +86,6 @@ impl<P: Payload> Replica<P> {
             whole,
             release,
         });
-        if whole && self.config.faults.has(Fault::WholeAtOnce) {
-            self.superblock.whole = true;
-            self.commits.add_superblock(After::Failed);
-            self.start_commit(out);
-        }
         if release && self.config.faults.has(Fault::CleanEarly) {
             self.superblock.clean = true;
             self.commits.add_superblock(After::Failed);

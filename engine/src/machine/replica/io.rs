@@ -107,11 +107,6 @@ impl<P: Payload> Replica<P> {
             self.respond(session, id, Reply::Refused(Refusal::Malformed), out);
             return;
         }
-        if self.config.faults.has(Fault::DuplicateAnswered) && self.writes.iter().any(|(_, job)| job.id == id)
-        {
-            self.respond(session, id, Reply::Done, out);
-            return;
-        }
         let mut sectors = Vec::new();
         let next = if self.config.faults.has(Fault::WrongCommitAwaited) {
             self.commits.started

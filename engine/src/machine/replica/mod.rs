@@ -81,7 +81,7 @@ pub struct Replica<P> {
     stamps: StampTable,
     commits: Commits,
     checkpoint: Checkpoint,
-    /// The newest settled tick that this opening was told as a member. Not taken from disk: what a power cut took may
+    /// The newest settled tick that this opening was told as a member. Not taken from disk (D9): what a power cut took may
     /// be older than the settled tick that was noted there.
     told: Tick,
     session: Option<Session>,
@@ -150,11 +150,7 @@ impl<P: Payload> Replica<P> {
             stamps,
             commits: Commits::default(),
             checkpoint: Checkpoint::new(),
-            told: if config.faults.has(Fault::NotedSettledBelieved) {
-                superblock.settled
-            } else {
-                Tick::ZERO
-            },
+            told: Tick::ZERO,
             session: None,
             opening: None,
             opened_clean: false,
@@ -174,6 +170,11 @@ impl<P: Payload> Replica<P> {
     /// The superblock as it is to be written next.
     pub fn superblock(&self) -> &Superblock {
         &self.superblock
+    }
+
+    /// The stamp of a chunk.
+    pub fn stamp(&self, chunk: crate::geometry::Chunk) -> Tick {
+        self.stamps.get(chunk)
     }
 
     /// Number of regions whose intent bit is set.

@@ -1,4 +1,4 @@
-//! Sessions, epochs and the lease: whom the replica serves (D5, D7, section 6 step 3).
+//! Sessions, epochs and the lease: whom the replica serves (D5, D7, D8, T1).
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ impl Lease {
 }
 
 impl<P: Payload> Replica<P> {
-    /// The session that a request came over, if it is the one that is served. Renews its lease.
+    /// T1: the session that a request came over, if it is the one that is served. Renews its lease.
     pub(super) fn admit(&mut self, session: SessionId) -> Option<Session> {
         let current = self.session.filter(|current| {
             current.id == session || (self.config.faults.has(Fault::OldSessionServed) && session < current.id)
@@ -127,9 +127,7 @@ impl<P: Payload> Replica<P> {
         if open.epoch < newest && !self.config.faults.has(Fault::OldEpochAccepted) {
             return Some(Refusal::Epoch(newest));
         }
-        let faults = self.config.faults;
-        let any_attempt = faults.has(Fault::OldEpochAccepted) || faults.has(Fault::AttemptIgnored);
-        if (open.epoch, open.attempt) < self.attempt && !any_attempt {
+        if (open.epoch, open.attempt) < self.attempt && !self.config.faults.has(Fault::OldEpochAccepted) {
             return Some(Refusal::Session);
         }
         // No two primaries share an epoch: the record has given it out twice, so it is an older copy (T3).
@@ -148,7 +146,7 @@ impl<P: Payload> Replica<P> {
         }
     }
 
-    /// Goes on with the session that is being opened as soon as no write of an older one is on its way to the disk: it
+    /// D8: goes on with the session that is being opened as soon as no write of an older one is on its way to the disk: it
     /// could otherwise land after a newer one.
     pub(super) fn advance_opening(&mut self, out: &mut Vec<Action<P>>) {
         let drained = self.writes_in_flight == 0 || self.config.faults.has(Fault::SessionNotDrained);

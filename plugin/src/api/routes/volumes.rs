@@ -9,7 +9,7 @@ use super::{Api, Routed, done, found, going_on, made, read};
 use crate::http::Call;
 use crate::nearest::nearest;
 use crate::options::InlineSpec;
-use crate::service::{ForceRequest, ServiceError, VolumeView};
+use crate::service::{ForceRequest, ServiceError, VerifyRequest, VolumeView};
 
 /// Body of a volume's creation.
 #[derive(Debug, Deserialize)]
@@ -43,8 +43,25 @@ pub(super) async fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Route
                 Err(error) => return Err(suggest(api, error).await),
             }
         }
+        (method, [name, "verify"]) => match verify(api, method, call, name).await {
+            Err(error) => return Err(suggest(api, error).await),
+            Ok(routed) => routed,
+        },
         (_, [] | [_] | [_, "force-primary"]) => Routed::Method,
         _ => Routed::Nowhere,
+    })
+}
+
+async fn verify(api: &Api, method: &Method, call: &Call, name: &str) -> Result<Routed, ServiceError> {
+    let repair = api.management()?;
+    Ok(match *method {
+        Method::GET => found(&repair.verify_status(name).await?),
+        Method::POST => made(&repair.start_verify(name, &read::<VerifyRequest>(call)?).await?),
+        Method::DELETE => {
+            repair.stop_verify(name).await?;
+            done()
+        }
+        _ => Routed::Method,
     })
 }
 

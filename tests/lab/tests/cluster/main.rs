@@ -103,20 +103,20 @@ fn run(store: StoreKind, extent: Extent) -> Result<()> {
 }
 
 /// The short form; the whole on the store that `$STORE` names, if it names one.
-fn on(store: StoreKind, short: Extent) {
+fn on(store: StoreKind, short: Extent) -> Result<()> {
     match std::env::var("STORE") {
-        Err(_) => run(store, short).unwrap(),
-        Ok(named) if named == store.to_string() => run(store, WHOLE).unwrap(),
-        Ok(_) => {}
+        Err(_) => run(store, short),
+        Ok(named) if named == store.to_string() => run(store, WHOLE),
+        Ok(_) => Ok(()),
     }
 }
 
 #[test]
-fn a_cluster_on_etcd() {
-    on(StoreKind::Etcd, SHORT);
+fn a_cluster_on_etcd() -> Result<()> {
+    on(StoreKind::Etcd, SHORT)
 }
 
 #[test]
-fn a_cluster_on_consul() {
-    on(StoreKind::Consul, BRIEF);
+fn a_cluster_on_consul() -> Result<()> {
+    on(StoreKind::Consul, BRIEF)
 }

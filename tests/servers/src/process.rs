@@ -1,5 +1,4 @@
-//! A server process on loopback, with ports and a directory of its own. It dies with the test that started it, also when
-//! that panics or is killed.
+//! One server process: started, killed, paused, started again. Owns the process, and lets none of them survive.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -25,23 +24,16 @@ fn spawn(command: Command) -> Child {
         Mutex::new(orders)
     });
     let (answer, child) = channel();
-    nurse
-        .lock()
-        .expect("a server of the test")
-        .send((command, answer))
-        .expect("a server of the test");
-    child
-        .recv()
-        .expect("a server of the test")
-        .expect("a server of the test")
+    nurse.lock().unwrap().send((command, answer)).unwrap();
+    child.recv().unwrap().unwrap()
 }
 
 /// A port of loopback that nobody uses right now.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
-        .expect("a server of the test")
+        .unwrap()
         .local_addr()
-        .expect("a server of the test")
+        .unwrap()
         .port()
 }
 
@@ -56,7 +48,7 @@ pub fn data_dir() -> TempDir {
     builder()
         .tempdir_in(memory)
         .or_else(|_| builder().tempdir())
-        .expect("a server of the test")
+        .unwrap()
 }
 
 /// A server that can be killed, paused and started again.
@@ -68,6 +60,7 @@ pub struct Server {
 }
 
 impl Server {
+    /// Starts one; what it says goes to the log.
     pub fn start(program: &Path, args: Vec<String>, log: PathBuf) -> Self {
         let server = Self {
             program: program.to_owned(),
@@ -79,13 +72,10 @@ impl Server {
         server
     }
 
+    /// Starts it again, after killing it if it runs.
     pub fn restart(&self) {
         self.kill();
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&self.log)
-            .expect("a server of the test");
+        let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let mut command = Command::new("setpriv");
         command
             .arg("--pdeathsig")
@@ -94,34 +84,37 @@ impl Server {
             .args(&self.args);
         command
             .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a server of the test"))
+            .stdout(log.try_clone().unwrap())
             .stderr(log);
-        *self.child.lock().expect("a server of the test") = Some(spawn(command));
+        *self.child.lock().unwrap() = Some(spawn(command));
     }
 
+    /// SIGKILL.
     pub fn kill(&self) {
-        if let Some(mut child) = self.child.lock().expect("a server of the test").take() {
+        if let Some(mut child) = self.child.lock().unwrap().take() {
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 
+    /// SIGSTOP.
     pub fn pause(&self) {
         self.signal("STOP");
     }
 
+    /// SIGCONT.
     pub fn resume(&self) {
         self.signal("CONT");
     }
 
     fn signal(&self, signal: &str) {
-        if let Some(child) = &*self.child.lock().expect("a server of the test") {
+        if let Some(child) = &*self.child.lock().unwrap() {
             let pid = child.id().to_string();
             assert!(
                 Command::new("kill")
                     .args(["-s", signal, &pid])
                     .status()
-                    .expect("a server of the test")
+                    .unwrap()
                     .success()
             );
         }

@@ -1,0 +1,149 @@
+//! Rules of docs/replication.md that are looked at where they are kept or broken, not where it shows: a rule that another
+//! one stands in for today would otherwise be lost unnoticed.
+
+use bulkhead_engine::geometry::{Chunk, SECTOR};
+use bulkhead_engine::ids::{Epoch, Tick};
+use bulkhead_engine::machine::protocol::StampRule;
+use bulkhead_engine::machine::{Reply, Request, RequestId, SessionId};
+
+use crate::disk::Sectors;
+use crate::node::node_of;
+use crate::world::World;
+
+impl World {
+    /// A request reaches a replica: notes which epoch has to be durable before it is answered.
+    pub(crate) fn note_request(&mut self, session: SessionId, id: RequestId, request: &Request<Sectors>) {
+        let epoch = match request {
+            Request::Open(open) => open.epoch,
+            Request::Raise { epoch, .. } => *epoch,
+            _ => return,
+        };
+        self.promised.insert((session, id), epoch);
+    }
+
+    /// D5: an epoch is on disk before anything that depends on it is answered.
+    pub(crate) fn check_answer(
+        &mut self,
+        node: usize,
+        session: SessionId,
+        id: RequestId,
+        reply: &Reply<Sectors>,
+    ) {
+        let Some(epoch) = self.promised.remove(&(session, id)) else {
+            return;
+        };
+        if !matches!(reply, Reply::Done | Reply::Opened(_)) {
+            return;
+        }
+        let on_disk = self.disk(node).and_then(|disk| disk.durable_superblock());
+        let on_disk = on_disk.map_or(Epoch::ZERO, |superblock| superblock.epoch);
+        if on_disk < epoch {
+            self.violate(format!(
+                "D5: node {node} answers for epoch {epoch}, but its disk says {on_disk}"
+            ));
+        }
+    }
+
+    /// O3: a write carries a tick of its primary's epoch. T4: a convergence asks for everything after the smallest
+    /// durable tick.
+    pub(crate) fn check_request(&mut self, node: usize, id: RequestId, request: &Request<Sectors>) {
+        let Some(host) = &mut self.nodes[node].host else {
+            return;
+        };
+        let again = id <= host.newest_request;
+        host.newest_request = host.newest_request.max(id);
+        let epoch = host.machine.epoch();
+        match request {
+            Request::Write { tick, stamp, .. } | Request::Zero { tick, stamp, .. }
+                if *stamp == StampRule::Raise && *tick > Tick::ZERO && !again && tick.epoch() != epoch =>
+            {
+                self.violate(format!("O3: a write of epoch {epoch} carries the tick {tick}"));
+            }
+            Request::Changed { after, .. } if !host.serving => {
+                let members: Vec<_> = host.machine.record().members().map(|member| member.id).collect();
+                for id in members {
+                    let member = node_of(id);
+                    if self.rid(member) != id {
+                        continue;
+                    }
+                    let durable = self.durable_of(member);
+                    if durable.is_some_and(|durable| durable < *after) {
+                        self.violate(format!(
+                            "T4: the convergence starts after {after}, but node {member} is durable to {durable:?} only"
+                        ));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What a replica that is in use says that it is durable to; its superblock may be on its way to the disk still.
+    fn durable_of(&self, node: usize) -> Option<Tick> {
+        let replica = self.nodes[node]
+            .replica
+            .as_ref()
+            .filter(|replica| replica.is_in_use())?;
+        let superblock = replica.superblock();
+        superblock.failed.is_none().then_some(superblock.durable)
+    }
+
+    /// T4: when a primary begins to serve, whatever is not settled and durable on every member has a stamp of its term.
+    pub(crate) fn check_stamps(&mut self, term: u32, members: &[usize]) {
+        if self.store.record.change.term > Epoch(term) {
+            // It has been replaced already, and its members may have been opened by the next one.
+            return;
+        }
+        let Some(least) = members.iter().filter_map(|&node| self.durable_of(node)).min() else {
+            return;
+        };
+        let mut wrong = None;
+        for &node in members {
+            // One that was restarted just now is not what the primary has converged; it is about to find out.
+            let Some(replica) = self.nodes[node]
+                .replica
+                .as_ref()
+                .filter(|replica| replica.is_in_use())
+            else {
+                continue;
+            };
+            for chunk in (0..self.geometry.chunks()).map(Chunk) {
+                let stamp = replica.stamp(chunk);
+                if stamp > least && (stamp == Tick::SUSPECT || stamp.epoch() < Epoch(term)) {
+                    wrong = Some(format!(
+                        "T4: the primary of term {term} serves while chunk {} of node {node} has the stamp {stamp}, \
+                         and {least} is durable",
+                        chunk.0
+                    ));
+                }
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.violate(wrong);
+        }
+    }
+
+    /// D3: of what a member's durable tick covers, nothing waits for a sync.
+    pub(crate) fn check_durable(&mut self, members: &[usize]) {
+        let mut wrong = None;
+        for &node in members {
+            let at = &self.nodes[node];
+            let (Some(disk), Some(replica), Some(durable)) = (&at.disk, &at.replica, self.durable_of(node))
+            else {
+                continue;
+            };
+            for sector in disk.unsynced() {
+                let chunk = Chunk((u64::from(sector) * SECTOR / self.geometry.chunk_size()) as u32);
+                let stamp = replica.stamp(chunk);
+                if stamp <= durable {
+                    wrong = Some(format!(
+                        "D3: node {node} is durable to {durable}, but sector {sector}, stamped {stamp}, is not synced"
+                    ));
+                }
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.violate(wrong);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Runs that are written by hand: what happens is known, and so is what has to come of it.
+
+use bulkhead_engine::machine::primary::EndReason;
+use bulkhead_sim::campaign::run;
+use bulkhead_sim::plan::{Entry, MS, Mischief, Ns, Plan, SEC};
+use bulkhead_sim::world::Outcome;
+
+fn plan(replicas: usize, calm_at: Ns, entries: &[(Ns, Mischief)]) -> Plan {
+    let entry = |&(at, what): &(Ns, Mischief)| Entry { at, what };
+    Plan {
+        nodes: replicas,
+        replicas,
+        added_at: None,
+        calm_at,
+        op_gap: 5 * MS,
+        drift: 0,
+        entries: entries.iter().map(entry).collect(),
+        ..Plan::of(1)
+    }
+}
+
+fn outcome(plan: &Plan) -> Outcome {
+    let outcome = run(plan, false);
+    assert_eq!(outcome.violation, None);
+    outcome
+}
+
+const STORE_AWAY: Mischief = Mischief::StoreDown { time: 4500 * MS };
+
+#[test]
+fn with_the_store_away_the_loss_of_one_of_three_is_held_until_it_is_back() {
+    let kill = Mischief::PowerCut {
+        node: 2,
+        down: 10 * SEC,
+    };
+    let run = outcome(&plan(3, 12 * SEC, &[(SEC, STORE_AWAY), (1200 * MS, kill)]));
+    assert_eq!(
+        run.ended,
+        [],
+        "P4, P5: the other member answers, so nobody is cut off"
+    );
+}
+
+#[test]
+fn with_the_store_away_a_refused_connection_shows_that_nobody_is_cut_off() {
+    let kill = Mischief::Kill {
+        node: 1,
+        down: 10 * SEC,
+    };
+    let run = outcome(&plan(2, 12 * SEC, &[(SEC, STORE_AWAY), (1200 * MS, kill)]));
+    assert!(run.ended.is_empty(), "L5: {:?}", run.ended);
+}
+
+#[test]
+fn with_the_store_away_the_death_of_the_only_other_node_looks_like_isolation() {
+    let cut = Mischief::PowerCut {
+        node: 1,
+        down: 10 * SEC,
+    };
+    let run = outcome(&plan(2, 12 * SEC, &[(SEC, STORE_AWAY), (1200 * MS, cut)]));
+    assert_eq!(run.ended.first(), Some(&EndReason::Isolated), "L5");
+}
+
+#[test]
+fn an_isolated_primary_ends_long_before_the_timeout_of_its_operations() {
+    let isolate = Mischief::Isolate {
+        node: 0,
+        time: 9 * SEC,
+    };
+    let run = outcome(&plan(2, 12 * SEC, &[(SEC, isolate)]));
+    assert_eq!(run.ended.first(), Some(&EndReason::Isolated), "L5");
+}
+
+#[test]
+fn a_sole_member_here_goes_on_without_anybody() {
+    let isolate = Mischief::Isolate {
+        node: 0,
+        time: 9 * SEC,
+    };
+    let run = outcome(&plan(1, 12 * SEC, &[(SEC, isolate)]));
+    assert!(run.ended.is_empty(), "L5: {:?}", run.ended);
+}
+
+#[test]
+fn a_rebuild_ends_under_users_that_leave_no_gap() {
+    let kill = Mischief::Kill { node: 1, down: SEC };
+    let restless = Plan {
+        op_gap: MS / 16,
+        ..plan(2, 2 * SEC, &[(300 * MS, kill)])
+    };
+    outcome(&restless);
+}
