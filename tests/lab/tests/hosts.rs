@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bulkhead_lab::disk::{FaultyDisk, Mood};
 use bulkhead_lab::switch::{Switch, address};
-use bulkhead_lab::{Host, Lab, StoreKind, node, swarm, wait};
+use bulkhead_lab::{Host, Lab, StoreKind, node, wait};
 
 /// Whether `from` reaches the host of this number.
 fn reaches(from: &Host, number: u8) -> bool {
@@ -170,10 +170,12 @@ fn a_faulty_disk_keeps_what_was_synced_and_forgets_the_rest_at_a_power_cut() {
     );
 }
 
-fn three_hosts(store: StoreKind) {
+#[test]
+fn three_hosts_with_etcd_and_swarm() {
+    let store = StoreKind::Etcd;
     let _alone = node::alone().unwrap();
     let begin = Instant::now();
-    let mut lab = Lab::new(3).label("three").swarm().start().unwrap();
+    let lab = Lab::new(3).label("three").swarm().start().unwrap();
     println!(
         "three hosts with dockerd, daemon, pool and Swarm: {:?}",
         begin.elapsed()
@@ -203,46 +205,6 @@ fn three_hosts(store: StoreKind) {
     println!("another leader of {store} after {:?}", begin.elapsed());
     lab.host(usize::from(leader) - 1).heal().unwrap();
 
-    // A service moves when its host loses power, and that host comes back.
-    let service = "service create -d --no-resolve-image --restart-delay 0s --name web busybox sh -c";
-    lab.node(0)
-        .dockerd
-        .docker(service.split_whitespace())
-        .arg("trap exit TERM; while :; do sleep 1; done")
-        .run()
-        .unwrap();
-    let task =
-        swarm::await_running(&lab.node(0).dockerd, "web", 1, Duration::from_secs(60), |_| true).unwrap();
-    let home = lab.index_of(&task[0].node).unwrap();
-    let begin = Instant::now();
-    lab.power_off(home).unwrap();
-    let watcher = (home + 1) % 3;
-    let elsewhere = |node: &str| node != task[0].node;
-    swarm::await_running(
-        &lab.node(watcher).dockerd,
-        "web",
-        1,
-        Duration::from_secs(120),
-        elsewhere,
-    )
-    .unwrap();
-    println!(
-        "the service runs elsewhere {:?} after its host lost power",
-        begin.elapsed()
-    );
-    lab.power_on(home).unwrap();
-    let name = task[0].node.clone();
-    wait::until("the host is back in the Swarm", Duration::from_secs(60), || {
-        let list = lab
-            .node(watcher)
-            .dockerd
-            .run("node ls --format {{.Hostname}}/{{.Status}}")?;
-        Ok(list
-            .lines()
-            .any(|line| line == format!("{name}/Ready"))
-            .then_some(()))
-    })
-    .unwrap();
     lab.members[0].pause_all(true).unwrap();
     assert!(
         lab.node(0)
@@ -263,14 +225,4 @@ fn three_hosts(store: StoreKind) {
         dirs.iter()
             .all(|dir: &std::path::PathBuf| !Path::new(dir).exists())
     );
-}
-
-#[test]
-fn three_hosts_with_etcd_and_swarm() {
-    three_hosts(StoreKind::Etcd);
-}
-
-#[test]
-fn three_hosts_with_consul_and_swarm() {
-    three_hosts(StoreKind::Consul);
 }

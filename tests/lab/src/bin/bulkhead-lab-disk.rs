@@ -20,9 +20,10 @@ use bulkhead_lab::disk::{BACKING, MOUNT, Mood, NOW, POOL, WANTED};
 use fuser::{
     BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
     KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::unistd::{Whence, lseek};
 use rand::Rng;
 
 const PAGE: u64 = 4096;
@@ -249,6 +250,32 @@ impl Cache {
         self.write(rest, &vec![0; span(0, offset + length - rest).len()])
     }
 
+    /// Where the next data or the next hole is. What is in memory counts as data; with it, a hole is looked for at the end only.
+    fn seek(&self, offset: i64, whence: i32) -> Result<i64, Errno> {
+        let hole = whence == libc::SEEK_HOLE;
+        if hole && !self.pages.is_empty() {
+            return self
+                .file
+                .metadata()
+                .map(|meta| meta.len().cast_signed())
+                .map_err(Errno::from);
+        }
+        let place = if hole { Whence::SeekHole } else { Whence::SeekData };
+        let on_disk = lseek(self.file.as_fd(), offset, place);
+        let from = offset.cast_unsigned() / PAGE;
+        let in_memory = self
+            .pages
+            .range(from..)
+            .next()
+            .map(|(page, _)| (page * PAGE).cast_signed().max(offset));
+        match (on_disk, in_memory) {
+            (Ok(disk), Some(memory)) if !hole => Ok(disk.min(memory)),
+            (Err(_), Some(memory)) if !hole => Ok(memory),
+            (Ok(disk), _) => Ok(disk),
+            (Err(errno), _) => Err(Errno::from_i32(errno as i32)),
+        }
+    }
+
     fn resize(&mut self, size: u64) -> std::io::Result<()> {
         self.pages.split_off(&size.div_ceil(PAGE));
         self.file.set_len(size)
@@ -418,6 +445,16 @@ impl Filesystem for Disk {
         };
         match outcome {
             Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        match self
+            .endure(Deed::Read)
+            .and_then(|()| lock(&self.cache).seek(offset, whence))
+        {
+            Ok(place) => reply.offset(place),
             Err(errno) => reply.error(errno),
         }
     }

@@ -290,14 +290,15 @@ impl Run {
     /// What was left behind on a node that was given up has to end by itself, once the node is healed at the latest.
     fn bury(&mut self) -> Result<()> {
         for (index, since) in std::mem::take(&mut self.left) {
-            if !self.lab.host(index).is_on() || index >= self.lab.members.len() {
-                continue;
-            }
-            if index == self.home {
+            if index >= self.lab.members.len() || !self.lab.host(index).is_on() {
                 continue;
             }
             let dockerd = &self.lab.node(index).dockerd;
             let register = &self.register;
+            // It may have come back to where it was.
+            if index == self.home && register.runs(dockerd) {
+                continue;
+            }
             wait::until(
                 "the workload that was left behind ends",
                 Duration::from_secs(90),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::fall::Fall;
 use super::stage::{SERVICE, Stage, VOLUME};
-use super::timeline::Division;
+use super::timeline::{self, Division};
 use crate::host::Host;
 use crate::postgres::ACCOUNTS;
 use crate::service::Service;
@@ -88,9 +88,9 @@ impl Stage {
         let division = Division::of(self, begin, end)?;
 
         let zombie = if scene.fall.leaves_running() {
-            let took = self.await_let_go(old, &container, clock)?;
+            let took = self.await_let_go(old, &container, begin)?;
             self.tell(&format!(
-                "on {from} the old container has ended and its mount is gone, {:.1} s after the loss",
+                "on {from} the old container ended {:.1} s after the loss; its mount is gone",
                 took.as_secs_f64()
             ));
             Some(took)
@@ -160,19 +160,22 @@ impl Stage {
         Cmd::new("docker").args(["exec", &self.container, "sh", "-uc", line])
     }
 
-    /// Waits until the old node has let go by itself: the server ended, its mount gone, nothing stuck in the kernel.
-    fn await_let_go(&self, old: usize, container: &str, clock: Instant) -> Result<Duration> {
+    /// Waits until the old node has let go by itself: the server ended, its mount gone, nothing stuck in the kernel. Tells how
+    /// long after the loss the server's process ended.
+    fn await_let_go(&self, old: usize, container: &str, begin: SystemTime) -> Result<Duration> {
         let host = self.lab.host(old);
+        let dockerd = &self.lab.node(old).dockerd;
         let look = format!("grep -c ' /[^ ]*{VOLUME}' /proc/mounts || :; ps -eo stat= | grep -c '^D' || :");
         let mut last = String::new();
         wait::until("the old node lets go of the volume", ZOMBIE, || {
-            let running = self.lab.node(old).dockerd.inspect(container, "/State/Running");
             last = host.sh(&look).run()?;
-            // Docker may have removed the container altogether.
-            let ended = running.map_or(true, |running| running == false);
-            Ok((ended && last == "0\n0").then_some(clock.elapsed()))
+            let running = dockerd.inspect(container, "/State/Running")?;
+            Ok((running == false && last == "0\n0").then_some(()))
         })
-        .with_context(|| format!("on {}: mounts and stuck processes {last:?}", host.hostname()))
+        .with_context(|| format!("on {}: mounts and stuck processes {last:?}", host.hostname()))?;
+        let ended = dockerd.inspect(container, "/State/FinishedAt")?;
+        let ended = timeline::time(ended.as_str().unwrap_or_default())?;
+        Ok(ended.duration_since(begin).unwrap_or_default())
     }
 
     /// Waits until the old node is a part of the Swarm again, and runs nothing of the service.

@@ -69,6 +69,6 @@ fn mounted(stage: &Stage) -> Result<Vec<SystemTime>> {
         .collect())
 }
 
-fn time(text: &str) -> Result<SystemTime> {
+pub(super) fn time(text: &str) -> Result<SystemTime> {
     humantime::parse_rfc3339_weak(text).with_context(|| format!("{text:?} is no time"))
 }

@@ -31,7 +31,7 @@ pub(super) fn tell(store: StoreKind) -> Result<()> {
     }
     if let Some(zombie) = outcome.zombie {
         println!(
-            "On {} the old PostgreSQL was gone, and its mount with it, {:.1} s after the cut.",
+            "On {} the old PostgreSQL had ended {:.1} s after the cut, and its mount was gone.",
             outcome.from,
             zombie.as_secs_f64()
         );
