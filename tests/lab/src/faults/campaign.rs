@@ -400,10 +400,12 @@ impl Run {
             let view = inspect(self.lab.node(other))?;
             Ok((view["attached"].is_null() && view["healthy"] == true).then_some(view))
         })?;
+        // One on a node that is gone for good stays listed until somebody says that it is.
         let names: Vec<&str> = view["replicas"]
             .as_array()
             .into_iter()
             .flatten()
+            .filter(|replica| replica["state"] == "in sync")
             .filter_map(|replica| replica["node"].as_str())
             .collect();
         let hosts = names
