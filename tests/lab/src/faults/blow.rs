@@ -92,12 +92,14 @@ impl Blow {
         matches!(self, Self::Disk(..) | Self::PoolFull(_) | Self::PowerAll)
     }
 
-    /// Chooses one, and how long it lasts. `home` is where the workload runs: that is hit most.
-    pub fn choose(rng: &mut StdRng, lab: &Lab, home: usize) -> (Self, Duration) {
-        let host = if rng.random_bool(0.4) {
-            home
-        } else {
-            rng.random_range(0..lab.members.len())
+    /// Chooses one, and how long it lasts. `home` is where the workload runs: that is hit most, then the
+    /// holders of replicas.
+    pub fn choose(rng: &mut StdRng, lab: &Lab, home: usize, holders: &[usize]) -> (Self, Duration) {
+        let holder = holders.choose(rng).copied().unwrap_or(home);
+        let host = match rng.random_range(0..10) {
+            0..4 => home,
+            4..9 => holder,
+            _ => rng.random_range(0..lab.members.len()),
         };
         let other = (0..lab.members.len())
             .filter(|&other| other != host)
@@ -129,8 +131,8 @@ impl Blow {
             (Self::StoreKill(server), 4, 20),
             (Self::StorePause, 2, 30),
             (Self::StoreKillAll, 2, 30),
-            (Self::PoolFull(host), 2, 15),
-            (Self::Disk(host, mood), 4, 10),
+            (Self::PoolFull(holder), 3, 15),
+            (Self::Disk(holder, mood), 5, 10),
         ];
         let weights: u32 = table.iter().map(|(_, weight, _)| weight).sum();
         let mut at = rng.random_range(0..weights);

@@ -76,7 +76,8 @@ pub fn run(campaign: Campaign) -> Result<()> {
         .image(image::REGISTER)
         .option("--rebuild-after", "60s")
         .start()?;
-    lab.node(0)
+    // A volume has a replica on the node that asks for it, if it can: the last one will be lost for good.
+    lab.node(lab.members.len() - 1)
         .create(VOLUME, &format!("size=256M repl={}", campaign.repl))?;
     let register = Workload::new(VOLUME, lab.switch.host(), 4096)?;
     let mut run = Run {
@@ -111,7 +112,8 @@ impl Run {
                 gone = true;
                 self.lose_a_node()?;
             }
-            let (blow, length) = Blow::choose(&mut self.rng, &self.lab, self.home);
+            let holders = self.holders()?;
+            let (blow, length) = Blow::choose(&mut self.rng, &self.lab, self.home, &holders);
             if blow.needs_whole() {
                 self.await_whole()?;
             }
@@ -272,12 +274,13 @@ impl Run {
             .within(Duration::from_secs(60))
             .output();
         let volume = format!("{VOLUME}:/data");
+        // Beside it files come, go and are trimmed, so that the pools have to find new room all the time.
+        let line = "while :; do dd if=/dev/urandom of=/data/churn bs=1M count=16 conv=fsync; rm -f /data/churn; fstrim /data; sleep 1; done \
+             >/dev/null 2>&1 & exec fio --name=v --filename=/data/fio --size=48M --rw=randrw --rwmixread=30 --bs=4k --ioengine=libaio \
+             --direct=1 --iodepth=8 --rate_iops=100 --fsync=64 --verify=crc32c --verify_backlog=128 --verify_fatal=1 --time_based --runtime=86400";
         let started = dockerd
-            .docker(["run", "-d", "--network=none", "--name", FIO, "-v", &volume, image::REGISTER, "fio", "--name=v"])
-            .words(
-                "--filename=/data/fio --size=48M --rw=randrw --rwmixread=30 --bs=4k --ioengine=libaio --direct=1 --iodepth=8 \
-                 --rate_iops=100 --fsync=64 --verify=crc32c --verify_backlog=128 --verify_fatal=1 --time_based --runtime=86400",
-            )
+            .docker("run -d --init --cap-add=SYS_ADMIN --network=none --name".split(' '))
+            .args([FIO, "-v", &volume, image::REGISTER, "sh", "-uc", line])
             .within(Duration::from_secs(110))
             .run();
         // The next fault may come at any time; the register is what has to run.
@@ -317,6 +320,15 @@ impl Run {
             })?;
         }
         Ok(())
+    }
+
+    /// The hosts with a replica of the volume.
+    fn holders(&self) -> Result<Vec<usize>> {
+        let view = inspect(self.lab.node(self.home))?;
+        let nodes = view["replicas"].as_array().into_iter().flatten();
+        Ok(nodes
+            .filter_map(|replica| self.lab.index_of(replica["node"].as_str()?).ok())
+            .collect())
     }
 
     fn no_violation(&self) -> Result<()> {
@@ -388,10 +400,12 @@ impl Run {
             let view = inspect(self.lab.node(other))?;
             Ok((view["attached"].is_null() && view["healthy"] == true).then_some(view))
         })?;
+        // One on a node that is gone for good stays listed until somebody says that it is.
         let names: Vec<&str> = view["replicas"]
             .as_array()
             .into_iter()
             .flatten()
+            .filter(|replica| replica["state"] == "in sync")
             .filter_map(|replica| replica["node"].as_str())
             .collect();
         let hosts = names

@@ -150,7 +150,7 @@ impl Stage {
             )?,
         };
         wait::until("the clients commit", Duration::from_secs(60), || {
-            Ok((clients.commits().len() >= 20).then_some(()))
+            Ok((clients.commits().len() >= 100).then_some(()))
         })
         .with_context(|| clients.journal.log_tail(10))?;
         Ok(clients)
