@@ -1,9 +1,10 @@
 //! One server process: started, killed, paused, started again. Owns the process, and lets none of them survive.
 
 use std::fs::File;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
@@ -28,13 +29,24 @@ fn spawn(command: Command) -> Child {
     child.recv().unwrap().unwrap()
 }
 
-/// A port of loopback that nobody uses right now.
+/// A port of loopback that nobody uses right now, for TCP and for UDP, and that this process has not given out yet.
+///
+/// It lies below those that the kernel gives to outgoing connections: one of the hundreds that the tests open would
+/// otherwise take it before the server does.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    const PORTS: std::ops::Range<u16> = 10_000..32_000;
+    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
+    // Test programs that run at the same time begin far from each other.
+    let begin = || AtomicU16::new((std::process::id().wrapping_mul(7_919) % u32::from(PORTS.end)) as u16);
+    let next = NEXT.get_or_init(begin);
+    let is_free = |port: &u16| {
+        let address = ("127.0.0.1", *port);
+        TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
+    };
+    (0..PORTS.len())
+        .map(|_| PORTS.start + next.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start))
+        .find(is_free)
+        .expect("a free port on loopback")
 }
 
 /// A directory for servers' data: in memory where there is room, because the disk's speed is not what is tested.
@@ -124,5 +136,12 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+        if thread::panicking() {
+            // Its directory goes with it, and what it said is often the reason.
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(20)..].join("\n");
+            eprintln!("the last words of {}:\n{last}", self.log.display());
+        }
     }
 }
