@@ -86,6 +86,7 @@ fn forced(volume: &VolumeRecord, wish: &Force) -> Result<VolumeRecord, VolumeErr
     for replica in &mut record.replicas {
         if replica.id == wish.replica {
             replica.state = ReplicaState::Member;
+            replica.trouble = None;
         } else if replica.state != ReplicaState::Removing {
             let state = ReplicaState::Stale { tick: Tick::ZERO };
             if replica.made {

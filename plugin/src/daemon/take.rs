@@ -193,7 +193,7 @@ impl Daemon {
     }
 
     /// Asks all replicas of a record at the same time what they say of themselves.
-    async fn ask_replicas(
+    pub(super) async fn ask_replicas(
         self: &Arc<Self>,
         id: VolumeId,
         record: &EngineRecord,

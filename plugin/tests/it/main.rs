@@ -23,3 +23,4 @@ mod restored;
 mod several;
 mod shelf;
 mod takeover;
+mod upkeep;
