@@ -24,8 +24,9 @@ use super::upkeep::Tended;
 /// The longest time between looks.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Since when nodes and pools are away, by this node's clock.
-#[derive(Default)]
+/// Since when nodes and pools are away, by this node's clock. Its lock is never held while the catalogue is read: a copy is
+/// taken before.
+#[derive(Clone, Default)]
 pub(super) struct Away {
     nodes: BTreeMap<NodeId, Instant>,
     pools: BTreeMap<PoolId, Instant>,
@@ -131,8 +132,9 @@ impl Daemon {
     async fn keep_replicas(&self) {
         let freshness = self.catalogue.freshness();
         let fresh = freshness.away.is_none() && !freshness.from_disk;
-        self.catalogue
-            .read(|contents| self.away.lock().look(contents, fresh));
+        let mut away = self.away();
+        self.catalogue.read(|contents| away.look(contents, fresh));
+        *self.away.lock() = away;
         if !fresh {
             return;
         }
@@ -172,7 +174,7 @@ impl Daemon {
     }
 
     fn to_be_changed(&self, held: &HeldHere) -> Option<Arc<Stored>> {
-        let away = self.away.lock();
+        let away = self.away();
         self.catalogue.read(|contents| {
             let volume = contents.by_id(held.id())?.clone();
             let ours = volume
@@ -182,6 +184,11 @@ impl Daemon {
             let due = ours && !self.changes_to(&volume, &away, contents).is_empty();
             due.then_some(volume)
         })
+    }
+
+    /// Who is away, as of the last look.
+    pub(super) fn away(&self) -> Away {
+        self.away.lock().clone()
     }
 
     /// Whether a replica is not to be expected back.
@@ -203,6 +210,9 @@ impl Daemon {
         let mut changes = discards(volume, lost);
         if changes.is_empty() {
             changes.extend(self.addition(volume, lost, contents));
+        }
+        if changes.is_empty() && is_short(volume, lost) {
+            changes.extend(making_room(volume));
         }
         changes
     }
@@ -237,11 +247,10 @@ impl Daemon {
         };
         let changes = Mutex::new(Vec::new());
         let decide = |now: &VolumeRecord| {
-            let decided = {
-                let away = self.away.lock();
-                self.catalogue
-                    .read(|contents| self.changes_to(now, &away, contents))
-            };
+            let away = self.away();
+            let decided = self
+                .catalogue
+                .read(|contents| self.changes_to(now, &away, contents));
             changes.lock().clone_from(&decided);
             decided
         };
@@ -269,15 +278,13 @@ impl Daemon {
     }
 }
 
-/// Replicas that are not needed any more: out of sync, while there are enough that are not; and those that have failed.
+/// Replicas that are not needed any more: out of sync, while there are enough that are not.
 fn discards(volume: &VolumeRecord, lost: impl Fn(&Replica) -> bool) -> Vec<ReplicaChange> {
     let sound = volume.members().filter(|replica| replica.made).count();
-    let is_enough = sound >= usize::from(volume.spec.repl);
-    // One that has failed is of no use to anybody, and in the way of a new one in its place.
-    let has_failed = |replica: &Replica| replica.made && replica.trouble.is_some();
+    if sound < usize::from(volume.spec.repl) {
+        return Vec::new();
+    }
     let is_over = |replica: &&Replica| match replica.state {
-        ReplicaState::Stale { .. } | ReplicaState::Rebuilding { .. } if has_failed(replica) => true,
-        _ if !is_enough => false,
         ReplicaState::Stale { .. } => true,
         ReplicaState::Rebuilding { .. } => lost(replica),
         ReplicaState::Member | ReplicaState::Removing => false,
@@ -285,6 +292,20 @@ fn discards(volume: &VolumeRecord, lost: impl Fn(&Replica) -> bool) -> Vec<Repli
     let over = volume.replicas.iter().filter(is_over);
     over.map(|replica| ReplicaChange::Discard { replica: replica.id })
         .collect()
+}
+
+/// A replica that has failed, where no other node can take a new one: it makes room for one in its own place. Until then it is
+/// kept, as a person may have use for it if the others are lost.
+fn making_room(volume: &VolumeRecord) -> Option<ReplicaChange> {
+    let has_failed = |replica: &&Replica| {
+        let is_out = matches!(
+            replica.state,
+            ReplicaState::Stale { .. } | ReplicaState::Rebuilding { .. }
+        );
+        is_out && replica.made && replica.trouble.is_some()
+    };
+    let failed = volume.replicas.iter().find(has_failed)?;
+    Some(ReplicaChange::Discard { replica: failed.id })
 }
 
 /// Whether it has fewer replicas than it should that are there, or on their way back.
@@ -315,6 +336,40 @@ mod tests {
             replica.made = true;
         }
         record
+    }
+
+    #[test]
+    fn a_replica_that_has_failed_makes_room_only_where_no_other_node_can_take_a_new_one() {
+        let mut record = volume();
+        let failed = record.replicas[1].id;
+        let (mut away, after) = (Away::default(), Duration::from_secs(600));
+        away.known.extend((1..=3).map(NodeId::from_u128));
+        let lost = |replica: &Replica| away.is_lost(replica, after);
+        record.replicas[1].trouble = Some("it has failed: EIO".to_owned());
+        assert!(
+            making_room(&record).is_none() && !is_short(&record, lost),
+            "its primary has not left it behind yet"
+        );
+        let tick = Tick::ZERO;
+        record.replicas[1].state = ReplicaState::Stale { tick };
+        assert!(is_short(&record, lost) && discards(&record, lost).is_empty());
+        let Some(ReplicaChange::Discard { replica }) = making_room(&record) else {
+            panic!("it is of no use to the others");
+        };
+        assert_eq!(replica, failed);
+        // With a third node it stays until the new one is in sync.
+        let (id, pool) = (ReplicaId::from_u128(9), PoolId::from_u128(3));
+        let third = Replica::new(id, NodeId::from_u128(3), pool, ReplicaState::Stale { tick });
+        record.replicas.push(third);
+        assert!(!is_short(&record, lost) && discards(&record, lost).is_empty());
+        (record.replicas[2].state, record.replicas[2].made) = (ReplicaState::Member, true);
+        assert!(
+            matches!(discards(&record, lost)[..], [ReplicaChange::Discard { replica }] if replica == failed)
+        );
+        // One that only lacks something is waited for.
+        record.replicas.pop();
+        record.replicas[1].trouble = None;
+        assert!(making_room(&record).is_none() && !is_short(&record, lost));
     }
 
     #[test]

@@ -123,12 +123,15 @@ impl Daemon {
     /// Volumes of which it is this node's turn to take care.
     fn volumes_to_tend(&self) -> Vec<VolumeId> {
         let now = Instant::now();
-        let mut resting = self.upkeep.resting.lock();
-        resting.retain(|_, until| *until > now);
-        let away = self.away.lock();
+        let resting: BTreeSet<VolumeId> = {
+            let mut resting = self.upkeep.resting.lock();
+            resting.retain(|_, until| *until > now);
+            resting.keys().copied().collect()
+        };
+        let away = self.away();
         let needy: Vec<(VolumeId, usize)> = self.catalogue.read(|contents| {
             let left = |volume: &&Arc<Stored>| {
-                !resting.contains_key(&volume.id)
+                !resting.contains(&volume.id)
                     && is_left_alone(volume)
                     && self.attached(&volume.name).is_none()
                     && self.has_upkeep(volume, contents, &away)
@@ -202,10 +205,10 @@ impl Daemon {
         }
         // As the store has it.
         let volume = self.find(&name).await?;
-        let still = self.catalogue.read(|contents| {
-            let away = self.away.lock();
-            is_left_alone(&volume) && self.has_upkeep(&volume, contents, &away)
-        });
+        let away = self.away();
+        let still = self
+            .catalogue
+            .read(|contents| is_left_alone(&volume) && self.has_upkeep(&volume, contents, &away));
         if volume.id != id || !still {
             return Ok(());
         }
@@ -215,7 +218,7 @@ impl Daemon {
             (Members::AtRest, Some(surplus)) => return self.drop_surplus(&volume, surplus).await,
             (Members::AtRest | Members::Sound, _) => {}
         }
-        let wish = Attach::for_upkeep(self.node);
+        let wish = Attach::for_upkeep(self.node).judged_by(&volume);
         let held = self.volumes.attach(id, &wish).await;
         let held = held.map_err(|error| volume_failed(&error))?;
         self.catalogue.note(&held);
@@ -260,7 +263,7 @@ impl Daemon {
         if !fresh {
             return None;
         }
-        let away = self.away.lock();
+        let away = self.away();
         self.catalogue.read(|contents| {
             let Some(volume) = contents.by_id(tended.id) else {
                 return Some("it has no record");
@@ -317,7 +320,7 @@ impl Daemon {
 enum Members {
     /// Each was closed in order in the record's epoch: they are the same, and hold all there is.
     AtRest,
-    /// What has been acknowledged is there, whichever of them are lost.
+    /// Those that answer were, and so each of them holds all there is.
     Sound,
     /// A person may have to decide, or a node that is away to come back: nothing is done.
     Doubtful(String),
@@ -343,12 +346,10 @@ fn judge_members(volume: &VolumeRecord, surveyed: &[Surveyed]) -> Members {
     let is_at_rest = |found: &&Inspected| found.clean && found.epoch == volume.epoch;
     if all && said.iter().all(is_at_rest) {
         Members::AtRest
-    } else if said.iter().any(is_at_rest) || (all && said.iter().any(|found| found.whole)) {
+    } else if !said.is_empty() && said.iter().all(is_at_rest) {
         Members::Sound
-    } else if all {
-        Members::Doubtful("every replica in sync has lost its power since it was used".to_owned())
     } else {
-        Members::Doubtful("a replica in sync does not answer, and may hold what the others lack".to_owned())
+        Members::Doubtful("what its replicas in sync hold is for the next mount to find out".to_owned())
     }
 }
 
@@ -504,7 +505,9 @@ mod tests {
         // It was in use when it was last heard of, and the other one may have been in use since.
         assert_eq!(judged(said(false, true, 7), away()), "doubtful");
         assert_eq!(judged(said(true, true, 6), away()), "doubtful");
-        assert_eq!(judged(said(false, true, 7), said(false, false, 7)), "sound");
+        // These have to be made the same first, and that may take its time: for whoever mounts it.
+        assert_eq!(judged(said(false, true, 7), said(false, false, 7)), "doubtful");
+        assert_eq!(judged(said(true, true, 7), said(false, true, 7)), "doubtful");
         assert_eq!(judged(said(false, false, 7), said(false, false, 7)), "doubtful");
         assert_eq!(judged(said(true, true, 8), said(true, true, 7)), "doubtful");
         assert_eq!(judged(away(), away()), "doubtful");

@@ -32,23 +32,23 @@ fn a_replica_that_comes_back_is_brought_up_to_date_though_nobody_mounts_the_volu
     );
 
     cluster.nodes[1].start();
-    let tended = || {
+    let tended = |cluster: &Cluster| {
         let volume = cluster.volume(2, "v");
         let status = volume["status"].as_str().unwrap_or_default().to_owned();
         status
             .contains("node n1 brings its replicas up to date")
             .then_some(volume)
     };
-    let mut seen = None;
+    let seen = std::cell::RefCell::new(None);
     assert!(
         eventually(Duration::from_secs(60), || {
-            seen = tended();
-            seen.is_some()
+            *seen.borrow_mut() = tended(&cluster);
+            seen.borrow().is_some()
         }),
         "{}",
         cluster.volume(2, "v")
     );
-    let seen = seen.expect("it was seen");
+    let seen = seen.into_inner().expect("it was seen");
     assert_eq!(seen["attached"], json!(null), "nobody uses it: {seen}");
     // Another node asks for it meanwhile, and gets it.
     let start = Instant::now();
@@ -57,12 +57,12 @@ fn a_replica_that_comes_back_is_brought_up_to_date_though_nobody_mounts_the_volu
     assert_eq!(fs::read_to_string(mounted.join("after")).expect("kept"), "on n1");
     cluster.docker(2).unmount("v", "b").ok();
 
-    let whole = || {
+    let is_whole = || {
         let volume = cluster.volume(2, "v");
         in_sync(&volume) == 2 && volume["state"] == "ready" && volume["healthy"] == true
     };
     assert!(
-        eventually(Duration::from_secs(120), whole),
+        eventually(Duration::from_secs(120), is_whole),
         "{}",
         cluster.volume(2, "v")
     );
@@ -72,6 +72,6 @@ fn a_replica_that_comes_back_is_brought_up_to_date_though_nobody_mounts_the_volu
     assert_eq!(fs::read_to_string(mounted.join("after")).expect("kept"), "on n1");
     cluster.docker(1).unmount("v", "c").ok();
     cluster.nodes[0].start();
-    let _ = eventually(Duration::from_secs(15), || tended().is_some());
+    let _ = eventually(Duration::from_secs(15), || tended(&cluster).is_some());
     cluster.docker(2).remove("v").ok();
 }
