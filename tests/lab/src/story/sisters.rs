@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::{Fall, Outcome, Scene, Stage};
-use crate::StoreKind;
+use crate::{StoreKind, keep};
 
 /// The rows of the table.
 #[derive(Debug, Default)]
@@ -22,6 +22,9 @@ impl Table {
         println!("--- {name}");
         let outcome = stage.play(scene).map_err(|error| format!("{error:#}"));
         let good = outcome.is_ok();
+        if !good {
+            keep::logs(&stage.lab, "story");
+        }
         self.note(name, outcome);
         good
     }
