@@ -148,9 +148,9 @@ pub struct VolumeConfig {
     pub open_patience: Duration,
     /// How long the start waits for the first member to answer before it is given up.
     pub open_timeout: Duration,
-    /// How long it may take in all until the volume is served: leases are waited out, and members made identical. One that
-    /// is given up begins anew at the next try, so this is generous.
-    pub open_within: Duration,
+    /// How long the start may stand still, once a member answers, before it is given up. In all it takes as long as it takes
+    /// to make the members identical: one that is given up begins anew at the next try.
+    pub open_stall: Duration,
     /// No other node and not the store heard of for this long ends a volume with members elsewhere (rule L5).
     pub isolation_timeout: Duration,
     /// How often the volume's tick is raised while there are writes.
@@ -193,7 +193,7 @@ impl VolumeConfig {
             member_deadline: machine.member_deadline,
             open_patience: machine.open_patience,
             open_timeout: machine.open_timeout,
-            open_within: Duration::from_secs(300),
+            open_stall: machine.io_timeout + Duration::from_secs(30),
             isolation_timeout: machine.isolation_timeout,
             tick_interval: machine.tick_interval,
             retry: machine.retry,

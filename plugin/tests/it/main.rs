@@ -23,3 +23,4 @@ mod repair;
 mod restored;
 mod several;
 mod shelf;
+mod takeover;

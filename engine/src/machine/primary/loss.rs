@@ -10,7 +10,7 @@ use crate::format::FailCause;
 use crate::ids::Epoch;
 use crate::machine::faults::Fault;
 use crate::machine::payload::Payload;
-use crate::machine::protocol::{Request, Role};
+use crate::machine::protocol::Request;
 
 /// A new epoch on its way to the members' disks.
 #[derive(Debug)]
@@ -135,6 +135,8 @@ impl<P: Payload> Primary<P> {
         self.members &= !removed;
         self.receivers &= !removed;
         self.abort_convergence();
+        // First: what is admitted when a rebuild is dropped belongs to the new epoch.
+        self.raise_epoch(removed, out);
         // Whoever copies from a removed replica starts again.
         for peer in 0..self.peers.len() {
             let source = self.peers[peer].rebuild().map(|rebuild| rebuild.source);
@@ -142,7 +144,6 @@ impl<P: Payload> Primary<P> {
                 self.drop_rebuild(peer, out);
             }
         }
-        self.raise_epoch(removed, out);
     }
 
     /// Goes on in the record's epoch, and has everyone persist it.
@@ -167,28 +168,33 @@ impl<P: Payload> Primary<P> {
             if !at.is_up() {
                 continue;
             }
-            let role = if at.is_member() {
-                Role::Member
-            } else {
-                Role::Rebuild
-            };
+            let role = at.role();
             self.send(peer, Request::Raise { epoch, role }, Purpose::Raise(epoch), out);
         }
         self.stirred = true;
     }
 
+    /// Whether a member does not have the epoch on disk yet, so that nothing is acknowledged.
+    pub(super) fn is_raising(&self) -> bool {
+        self.raising
+            .as_ref()
+            .is_some_and(|raising| raising.waiting & self.members != 0)
+    }
+
     /// L2: acknowledges what was held, once the members have the new epoch on disk.
     pub(super) fn finish_raising(&mut self, out: &mut Vec<Action<P>>) {
-        if self
-            .raising
-            .as_ref()
-            .is_none_or(|raising| raising.waiting & self.members != 0)
-        {
+        if self.raising.is_none() || self.is_raising() {
             return;
         }
         let removed = self.raising.take().map_or(0, |raising| raising.removed);
         for peer in each(removed) {
             self.let_go(peer, out);
+        }
+        // What was answered by everybody meanwhile, also of what has been started in the new epoch.
+        let answered = |(_, pending): &(u32, &Pending<P>)| pending.needs == 0 && !pending.is_read();
+        let held: Vec<u32> = self.ops.iter().filter(answered).map(|(place, _)| place).collect();
+        for place in held {
+            self.op_advanced(place, out);
         }
         self.serve_lease_waiters(out);
         self.stirred = true;

@@ -42,6 +42,7 @@ use crate::machine::slab::Slab;
 use crate::machine::time::Time;
 
 pub use api::{Action, EndReason, Event, Op, OpId, PrimaryConfig, Revision, SwapOutcome};
+pub use converge::OpeningProgress;
 pub use rebuild::RebuildProgress;
 pub use verify::{Difference, Repair, VerifyOutcome, VerifyProgress, VerifyReport};
 

@@ -35,6 +35,12 @@ pub(super) struct Pending<P> {
     data: Option<P>,
 }
 
+impl<P> Pending<P> {
+    pub(super) const fn is_read(&self) -> bool {
+        matches!(self.op, Op::Read(_))
+    }
+}
+
 impl<P: Payload> Primary<P> {
     pub(super) fn submit(&mut self, id: OpId, op: Op<P>, out: &mut Vec<Action<P>>) {
         let range = match &op {
@@ -240,10 +246,12 @@ impl<P: Payload> Primary<P> {
         if full != 0 && self.leave_for_space(place, full, out) {
             return;
         }
+        let raising = self.is_raising();
         let Some(pending) = self.ops.get(place) else {
             return;
         };
-        if pending.needs != 0 {
+        // L2: a member that does not know the epoch yet could be taken for one of an older record later.
+        if pending.needs != 0 || raising {
             return;
         }
         if pending.no_space & counted == 0 {
