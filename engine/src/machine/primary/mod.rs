@@ -400,7 +400,8 @@ impl<P: Payload> Primary<P> {
         let patience = self.config.member_deadline;
         let at = &self.peers[peer];
         let wanted = !matches!(at.standing, Standing::Outside)
-            && !matches!(at.condemned, Some(peer::Condemned::Final(_)));
+            && !matches!(at.condemned, Some(peer::Condemned::Final(_)))
+            && !self.is_released(peer);
         match at.link {
             Link::Down { retry_at } if retry_at <= self.now && wanted => self.connect(peer, out),
             Link::Connecting { since } if self.now.since(since) >= patience => self.link_lost(peer),
