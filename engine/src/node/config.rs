@@ -138,6 +138,8 @@ pub struct VolumeConfig {
     pub record: Record,
     /// Its revision.
     pub revision: Revision,
+    /// Nodes that are dead by the store: their replicas are not waited for. [`super::Volume::dead_nodes`] tells it later.
+    pub dead: Vec<NodeId>,
     /// Who changes and reads the record.
     pub keeper: Arc<dyn RecordKeeper>,
     /// Most requests in flight.
@@ -190,6 +192,7 @@ impl VolumeConfig {
             geometry,
             record,
             revision,
+            dead: Vec::new(),
             keeper,
             max_operations: 256,
             max_bytes: 64 << 20,

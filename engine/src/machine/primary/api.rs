@@ -203,6 +203,9 @@ pub enum Event<P> {
     /// A node that holds a replica of this volume has given a sign of life, if only by refusing a connection: this node
     /// is not cut off from all others (L5). Optional.
     Reached,
+    /// These nodes, and no others, are dead as far as the store knows: their leases there have run out. A member there that
+    /// is away is waited for only as long as another try takes; whoever is there after all stays. Optional; may be wrong.
+    Dead(Vec<NodeId>),
     /// Compare the members while the volume is used; [`Action::Verified`] tells what was found. One at a time.
     Verify {
         /// To tell it by.

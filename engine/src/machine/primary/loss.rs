@@ -59,7 +59,8 @@ impl<P: Payload> Primary<P> {
     }
 
     /// L1: condemns members that are away or do not answer, as long as another one is sound: with the last one there is
-    /// nothing but patience.
+    /// nothing but patience. That a node is dead by the store shortens the wait and decides nothing: whoever is removed
+    /// is no member any more from the swap on, dead or not.
     pub(super) fn condemn_late(&mut self, out: &mut Vec<Action<P>>) {
         if self.now < self.grace_until {
             return;
@@ -71,12 +72,18 @@ impl<P: Payload> Primary<P> {
         };
         for peer in 0..self.peers.len() {
             let at = &self.peers[peer];
+            // A node that is dead by the store has been silent for long already.
+            let patience = if self.dead.contains(&at.node) {
+                deadline.min(self.config.retry)
+            } else {
+                deadline
+            };
             let away = at
                 .down_since
-                .is_some_and(|since| self.now.since(since) >= deadline);
+                .is_some_and(|since| self.now.since(since) >= patience);
             let oldest = at.outstanding.first_key_value().map(|(_, sent)| sent.since);
             let late = at.is_up() && oldest.is_some_and(|since| self.now.since(since) >= deadline);
-            if !(away || late) || at.condemned.is_some() {
+            if !(away || late) || at.condemned.is_some() || self.is_released(peer) {
                 continue;
             }
             if at.is_member() || self.is_joining(peer) {

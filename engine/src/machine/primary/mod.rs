@@ -32,7 +32,7 @@ mod verify;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::ids::{Epoch, Tick};
+use crate::ids::{Epoch, NodeId, Tick};
 use crate::io::IoError;
 use crate::machine::faults::Fault;
 use crate::machine::payload::Payload;
@@ -136,6 +136,8 @@ pub struct Primary<P> {
     releasing: Peers,
     release_since: Option<Time>,
     release_told: bool,
+    /// Nodes that are dead by the store.
+    dead: Vec<NodeId>,
     /// Something has changed that more than the hot path has to look at.
     stirred: bool,
 }
@@ -192,6 +194,7 @@ impl<P: Payload> Primary<P> {
             releasing: 0,
             release_since: None,
             release_told: false,
+            dead: Vec::new(),
             stirred: true,
         };
         primary.add_peers();
@@ -291,6 +294,7 @@ impl<P: Payload> Primary<P> {
             }
             Event::RecordUnreachable => self.resolve_doubt(None, out),
             Event::Reached => self.last_contact = self.now,
+            Event::Dead(nodes) => self.dead = nodes,
             Event::Verify { id, repair } => self.verify(id, repair, out),
             Event::StopVerify => self.stop_verify(),
             Event::Release => self.release(out),
