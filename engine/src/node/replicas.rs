@@ -266,6 +266,18 @@ impl Replicas {
         }
     }
 
+    /// Ends the sessions of a replica that is open; [`close`](Self::close) has to follow.
+    pub(super) fn begin_closing(&self, open: &Arc<HostedReplica>) {
+        let mut state = self.state.lock();
+        if let Some(slot) = state.slots.get_mut(&open.identity.replica)
+            && matches!(slot, Slot::Open(now) if Arc::ptr_eq(now, open))
+        {
+            *slot = Slot::Closing(Arc::clone(open));
+            drop(state);
+            open.cut_off();
+        }
+    }
+
     /// Ends a replica's sessions and closes it, in order or not.
     pub(super) fn close(&self, replica: ReplicaId, until: Instant) -> Result<(), CloseReplicaError> {
         let stuck = || Err(CloseReplicaError::Stuck { replica });
