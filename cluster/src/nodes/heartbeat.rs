@@ -14,6 +14,9 @@ use crate::records;
 use crate::schema::{LiveRecord, NodeCondition, Timestamp, encode, live_key};
 use crate::store::{Expect, Lease, Store, StoreError, Txn};
 
+/// The pause after a try that failed: what is left of the lease is for finding a server that answers.
+const RETRY: Duration = Duration::from_millis(300);
+
 /// Whether the others take us for alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pulse {
@@ -47,6 +50,8 @@ struct Beating {
     /// Runs of this node's daemon before, whose signs of life may be replaced.
     previous: Vec<Incarnation>,
     pulse: watch::Sender<Pulse>,
+    /// Whether the store answered the last time.
+    kept: bool,
 }
 
 impl Heartbeat {
@@ -70,6 +75,7 @@ impl Heartbeat {
             ttl,
             previous: previous.into_iter().collect(),
             pulse,
+            kept: true,
         };
         let lease = match beating.begin().await {
             Ok(lease) => Some(lease),
@@ -114,7 +120,8 @@ impl Beating {
         let mut written = Instant::now();
         loop {
             let pause = match &lease {
-                Some(lease) => lease.ttl / 3,
+                Some(lease) if self.kept => lease.ttl / 3,
+                Some(_) => RETRY.min(self.ttl / 3),
                 None => Duration::from_millis(500).min(self.ttl / 3),
             };
             tokio::select! {
@@ -151,6 +158,7 @@ impl Beating {
         let lease = self.store.grant(self.ttl).await?;
         match self.write(&lease).await {
             Ok(()) => {
+                self.kept = true;
                 self.pulse.send_replace(Pulse::Until(asked + lease.ttl));
                 Ok(lease)
             }
@@ -183,7 +191,9 @@ impl Beating {
     /// Keeps the lease; `None` when it is lost.
     async fn keep(&mut self, lease: Lease, refresh: bool, written: &mut Instant) -> Option<Lease> {
         let asked = Instant::now();
-        match self.store.keep_alive(&lease.id).await {
+        let answer = self.store.keep_alive(&lease.id).await;
+        self.kept = answer.is_ok();
+        match answer {
             Ok(()) => {
                 self.pulse.send_replace(Pulse::Until(asked + lease.ttl));
                 if refresh {

@@ -138,7 +138,7 @@ pub struct VolumeConfig {
     pub record: Record,
     /// Its revision.
     pub revision: Revision,
-    /// Nodes that are dead by the store: their replicas are not waited for. [`super::Volume::dead_nodes`] tells it later.
+    /// Nodes that are dead by the store: their replicas are hardly waited for.
     pub dead: Vec<NodeId>,
     /// Who changes and reads the record.
     pub keeper: Arc<dyn RecordKeeper>,

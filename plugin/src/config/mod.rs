@@ -143,7 +143,7 @@ impl Default for Config {
             store_token: Hidden::default(),
             labels: Labels::default(),
             data_address: String::new(),
-            lease: Span::seconds(10),
+            lease: Span::seconds(8),
             rebuild_after: Span::seconds(600),
             docker: Docker::default(),
             pool: Pool::default(),

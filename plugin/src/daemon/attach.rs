@@ -275,10 +275,8 @@ impl Daemon {
             .cloned();
         let record = self.catalogue.read(|contents| contents.by_id(id).cloned());
         if let (Some(attached), Some(record)) = (found, record) {
-            let dead = self.dead_holders(&record);
             // On a thread that may block: what follows from it may have to wait for a disk.
             tokio::task::spawn_blocking(move || {
-                attached.volume.dead_nodes(dead);
                 let (seen, revision) = (engine_record(&record), Revision(record.revision.0));
                 attached.volume.record_seen(seen, revision);
             });

@@ -98,9 +98,7 @@ impl Daemon {
     /// Waits, but not for long, until this node's own copy of the records shows what was just changed: so that who asks
     /// next finds it.
     pub(super) async fn until_known(&self, shows: impl Fn(&Contents) -> bool) {
-        let mut changes = self.catalogue.changes();
-        let wait = async { while !self.catalogue.read(&shows) && changes.changed().await.is_ok() {} };
-        if timeout(ECHO, wait).await.is_err() {
+        if !self.until_says(ECHO, shows).await {
             tracing::debug!("a change is not seen in this node's copy of the records yet");
         }
     }

@@ -5,11 +5,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bulkhead_cluster::catalogue::Contents;
 use bulkhead_cluster::schema::{Primary, Timestamp, VolumeRecord, VolumeState, Wanted};
 use bulkhead_cluster::store::Revision;
 use bulkhead_cluster::volumes::{Attach, Volume as Stored, VolumeError, engine_record};
 use bulkhead_engine::ids::VolumeId;
-use bulkhead_engine::machine::{MemberState, RecordReplica};
+use bulkhead_engine::machine::{MemberState, Record as EngineRecord, RecordReplica};
 use bulkhead_engine::node::Surveyed;
 use tokio::time::timeout;
 
@@ -20,6 +21,9 @@ use crate::service::ServiceError;
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the replicas are waited for that are asked for their epochs.
 const SURVEY: Duration = Duration::from_secs(4);
+/// How long those are waited for whose nodes are dead by the store, while there are others: whoever is off or cut off does not
+/// answer at all, and one that lost only its store answers at once.
+const SURVEY_DEAD: Duration = Duration::from_millis(500);
 /// How long replicas that do not answer are asked again while the node of one that is in sync lives: one that was let go a
 /// moment ago is still being closed there.
 const REACH: Duration = Duration::from_secs(6);
@@ -114,7 +118,7 @@ impl Daemon {
                 .map_err(|error| volume_failed(&error))?;
             self.catalogue.note(&volume);
             if volume.revision == before {
-                self.until_changed(id, volume.revision, LOOK).await;
+                self.until_free(&volume, LOOK).await;
                 let now = self.volumes.by_id(id).await;
                 volume = now
                     .map_err(|error| volume_failed(&error))?
@@ -142,10 +146,8 @@ impl Daemon {
     /// Asks the replicas before the record is changed: somebody has to answer, and nobody may know a newer epoch than the
     /// record (rule T3 of docs/replication.md).
     async fn survey(self: &Arc<Self>, volume: &Stored) -> Result<Outlook, ServiceError> {
-        let (engine, id, record) = (self.engine.clone(), volume.id, engine_record(volume));
-        let asked = record.clone();
-        let surveyed = tokio::task::spawn_blocking(move || engine.survey(id, &asked, SURVEY)).await;
-        let surveyed = surveyed.map_err(|error| ServiceError::Failed(error.to_string()))?;
+        let (id, record) = (volume.id, engine_record(volume));
+        let surveyed = self.ask_replicas(id, &record).await?;
         let name = &volume.name;
         for found in &surveyed {
             if let Some(epoch) = found.epoch()
@@ -190,6 +192,35 @@ impl Daemon {
         )))
     }
 
+    /// Asks all replicas of a record at the same time what they say of themselves.
+    async fn ask_replicas(
+        self: &Arc<Self>,
+        id: VolumeId,
+        record: &EngineRecord,
+    ) -> Result<Vec<Surveyed>, ServiceError> {
+        let mut living = record.clone();
+        let mut dead = record.clone();
+        self.catalogue.read(|contents| {
+            let lives =
+                |replica: &RecordReplica| replica.node == self.node || contents.is_alive(replica.node);
+            living.replicas.retain(lives);
+            dead.replicas.retain(|replica| !lives(replica));
+        });
+        let brief = if living.replicas.is_empty() {
+            SURVEY
+        } else {
+            SURVEY_DEAD
+        };
+        let ask = |of: EngineRecord, patience: Duration| {
+            let engine = self.engine.clone();
+            tokio::task::spawn_blocking(move || engine.survey(id, &of, patience))
+        };
+        let answers = tokio::try_join!(ask(living, SURVEY), ask(dead, brief));
+        let (mut surveyed, silent) = answers.map_err(|error| ServiceError::Failed(error.to_string()))?;
+        surveyed.extend(silent);
+        Ok(surveyed)
+    }
+
     /// Refuses where a volume that is "being created" has been in use already: the store was restored from a copy of that very
     /// moment, and what the volume holds now must not be taken for what a broken creation has left behind.
     pub(super) async fn refuse_if_used(self: &Arc<Self>, volume: &VolumeRecord) -> Result<(), ServiceError> {
@@ -223,9 +254,7 @@ impl Daemon {
                 state: MemberState::Member,
             })
             .collect();
-        let (engine, id) = (self.engine.clone(), volume.id);
-        let surveyed = tokio::task::spawn_blocking(move || engine.survey(id, &asked, SURVEY)).await;
-        let surveyed = surveyed.map_err(|error| ServiceError::Failed(error.to_string()))?;
+        let surveyed = self.ask_replicas(volume.id, &asked).await?;
         let newer = |found: &Surveyed| found.epoch().filter(|epoch| *epoch > now.epoch);
         match surveyed
             .iter()
@@ -242,18 +271,35 @@ impl Daemon {
 
     /// Waits until a volume's record is known to be newer than this revision, or for a while.
     pub(super) async fn until_changed(&self, id: VolumeId, revision: Revision, limit: Duration) {
+        self.until_says(limit, |contents| {
+            contents.by_id(id).is_none_or(|volume| volume.revision > revision)
+        })
+        .await;
+    }
+
+    /// Waits until a volume's record has changed or its holder's lease has ended, or for a while.
+    async fn until_free(&self, volume: &Stored, limit: Duration) {
+        let holder = volume.primary.as_ref().map(|primary| primary.node);
+        self.until_says(limit, |contents| {
+            contents
+                .by_id(volume.id)
+                .is_none_or(|now| now.revision > volume.revision)
+                || holder.is_none_or(|node| !contents.is_alive(node))
+        })
+        .await;
+    }
+
+    /// Waits until the catalogue says so, or for a while; whether it does.
+    pub(super) async fn until_says(&self, limit: Duration, says: impl Fn(&Contents) -> bool) -> bool {
         let mut changes = self.catalogue.changes();
-        let changed = async {
+        let known = async {
             loop {
                 changes.mark_unchanged();
-                let now = self
-                    .catalogue
-                    .read(|contents| contents.by_id(id).map(|volume| volume.revision));
-                if now.is_none_or(|now| now > revision) || changes.changed().await.is_err() {
+                if self.catalogue.read(&says) || changes.changed().await.is_err() {
                     return;
                 }
             }
         };
-        let _ = timeout(limit, changed).await;
+        timeout(limit, known).await.is_ok()
     }
 }

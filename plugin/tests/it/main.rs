@@ -22,3 +22,4 @@ mod repair;
 mod restored;
 mod several;
 mod shelf;
+mod takeover;

@@ -66,7 +66,7 @@ impl Cluster {
         Self::with_flags(count, &[])
     }
 
-    fn with_flags(count: usize, extra: &[&str]) -> Self {
+    pub(crate) fn with_flags(count: usize, extra: &[&str]) -> Self {
         let right = alone();
         let etcd = Etcd::start();
         let mut cluster = Self {

@@ -20,6 +20,10 @@ impl<P: Payload> Primary<P> {
             self.alone_since.or(Some(self.now))
         };
         let cut_off = self.is_cut_off(out);
+        if self.now < self.grace_until {
+            // The host slept, or this process did: what waits has not waited for as long as it looks.
+            return false;
+        }
         let patience = if self.phase == Phase::Opening {
             self.config.open_timeout
         } else {

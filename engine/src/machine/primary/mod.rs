@@ -126,6 +126,8 @@ pub struct Primary<P> {
     verify: Option<Box<Verify>>,
     /// A replica has refused this primary for an epoch that it does not know: which, and since when.
     doubt: Option<(Epoch, Time)>,
+    /// Nodes that are said to be dead.
+    dead: Vec<NodeId>,
     /// Since when there is no member to be counted on.
     alone_since: Option<Time>,
     /// When another node or the store was last heard of, and when the store was last asked for that purpose.
@@ -136,8 +138,6 @@ pub struct Primary<P> {
     releasing: Peers,
     release_since: Option<Time>,
     release_told: bool,
-    /// Nodes that are dead by the store.
-    dead: Vec<NodeId>,
     /// Something has changed that more than the hot path has to look at.
     stirred: bool,
 }
@@ -294,7 +294,10 @@ impl<P: Payload> Primary<P> {
             }
             Event::RecordUnreachable => self.resolve_doubt(None, out),
             Event::Reached => self.last_contact = self.now,
-            Event::Dead(nodes) => self.dead = nodes,
+            Event::Dead(nodes) => {
+                self.dead = nodes;
+                self.condemn_late(out);
+            }
             Event::Verify { id, repair } => self.verify(id, repair, out),
             Event::StopVerify => self.stop_verify(),
             Event::Release => self.release(out),
