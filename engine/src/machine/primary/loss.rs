@@ -74,7 +74,7 @@ impl<P: Payload> Primary<P> {
                 .is_some_and(|since| self.now.since(since) >= deadline);
             let oldest = at.outstanding.first_key_value().map(|(_, sent)| sent.since);
             let late = at.is_up() && oldest.is_some_and(|since| self.now.since(since) >= deadline);
-            if !(away || late) || at.condemned.is_some() {
+            if !(away || late) || at.condemned.is_some() || self.is_released(peer) {
                 continue;
             }
             if at.is_member() || self.is_joining(peer) {
@@ -176,18 +176,20 @@ impl<P: Payload> Primary<P> {
             self.ticks.enter(epoch);
         }
         let before = self.raising.take().map_or(0, |raising| raising.removed);
+        let released = (0..self.peers.len()).filter(|&peer| self.is_released(peer));
+        let released = released.fold(0, |all, peer| all | bit(peer));
         self.raising = Some(Raising {
             epoch,
             waiting: if self.config.faults.has(Fault::RaiseNotAwaited) {
                 0
             } else {
-                self.members
+                self.members & !released
             },
             removed: before | removed,
         });
         for peer in 0..self.peers.len() {
             let at = &self.peers[peer];
-            if !at.is_up() {
+            if !at.is_up() || released & bit(peer) != 0 {
                 continue;
             }
             let role = at.role();

@@ -187,7 +187,6 @@ impl<P: Payload> Primary<P> {
             pace: Pace::new(now, config.copy_floor, config.geometry.chunk_size()),
             verify: None,
             doubt: None,
-            dead: Vec::new(),
             alone_since: None,
             last_contact: now,
             contact_sought: now,
@@ -195,6 +194,7 @@ impl<P: Payload> Primary<P> {
             releasing: 0,
             release_since: None,
             release_told: false,
+            dead: Vec::new(),
             stirred: true,
         };
         primary.add_peers();
@@ -407,7 +407,8 @@ impl<P: Payload> Primary<P> {
         let patience = self.config.member_deadline;
         let at = &self.peers[peer];
         let wanted = !matches!(at.standing, Standing::Outside)
-            && !matches!(at.condemned, Some(peer::Condemned::Final(_)));
+            && !matches!(at.condemned, Some(peer::Condemned::Final(_)))
+            && !self.is_released(peer);
         match at.link {
             Link::Down { retry_at } if retry_at <= self.now && wanted => self.connect(peer, out),
             Link::Connecting { since } if self.now.since(since) >= patience => self.link_lost(peer),

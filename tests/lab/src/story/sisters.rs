@@ -196,11 +196,7 @@ pub fn all(store: StoreKind, runs: u32) -> Result<()> {
         });
     });
     table.on(Setting::new(other), |table, stage| {
-        table.play(
-            &format!("{other} instead of {store}"),
-            stage,
-            busy(Fall::Cut),
-        );
+        table.play(&format!("{other} instead of {store}"), stage, busy(Fall::Cut));
     });
     let managed = Setting {
         managed: true,
