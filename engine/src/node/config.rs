@@ -71,6 +71,9 @@ pub struct ReplicaSettings {
     pub max_set_regions: usize,
     /// How long a primary may answer reads after it was last heard. The same on every node.
     pub lease: Duration,
+    /// How long one that is in order stays open for a primary elsewhere whose connection was lost: a new opening would be
+    /// another incarnation, and no member any more. Longer than a volume's `member_deadline`.
+    pub linger: Duration,
     /// Deliberate faults, for tests.
     pub faults: FaultSet,
 }
@@ -83,6 +86,7 @@ impl Default for ReplicaSettings {
             region_idle: Duration::from_secs(10),
             max_set_regions: 1024,
             lease: Duration::from_secs(4),
+            linger: Duration::from_secs(10),
             faults: FaultSet::NONE,
         }
     }
@@ -134,6 +138,8 @@ pub struct VolumeConfig {
     pub record: Record,
     /// Its revision.
     pub revision: Revision,
+    /// Nodes that are dead by the store: their replicas are hardly waited for.
+    pub dead: Vec<NodeId>,
     /// Who changes and reads the record.
     pub keeper: Arc<dyn RecordKeeper>,
     /// Most requests in flight.
@@ -148,9 +154,9 @@ pub struct VolumeConfig {
     pub open_patience: Duration,
     /// How long the start waits for the first member to answer before it is given up.
     pub open_timeout: Duration,
-    /// How long it may take in all until the volume is served: leases are waited out, and members made identical. One that
-    /// is given up begins anew at the next try, so this is generous.
-    pub open_within: Duration,
+    /// How long the start may stand still, once a member answers, before it is given up. In all it takes as long as it takes
+    /// to make the members identical: one that is given up begins anew at the next try.
+    pub open_stall: Duration,
     /// No other node and not the store heard of for this long ends a volume with members elsewhere (rule L5).
     pub isolation_timeout: Duration,
     /// How often the volume's tick is raised while there are writes.
@@ -186,6 +192,7 @@ impl VolumeConfig {
             geometry,
             record,
             revision,
+            dead: Vec::new(),
             keeper,
             max_operations: 256,
             max_bytes: 64 << 20,
@@ -193,7 +200,7 @@ impl VolumeConfig {
             member_deadline: machine.member_deadline,
             open_patience: machine.open_patience,
             open_timeout: machine.open_timeout,
-            open_within: Duration::from_secs(300),
+            open_stall: machine.io_timeout + Duration::from_secs(30),
             isolation_timeout: machine.isolation_timeout,
             tick_interval: machine.tick_interval,
             retry: machine.retry,

@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use uuid::Uuid;
 
 use super::config::{OnEnded, OnEvent, VolumeConfig};
-use super::counters::{Counters, Kind};
+use super::counters::{Counters, Kind, Latencies};
 use super::drive::{Core, To};
 use super::error::{CloseError, OpenError};
 use super::pending::Pending;
@@ -28,6 +28,8 @@ use crate::machine::{Primary, Record};
 
 /// How much longer than the machine's own deadlines the shell waits before it takes the machine for stuck.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
+/// How often an opening is looked at.
+const LOOK: Duration = Duration::from_millis(500);
 /// What a closing may take in any case: operations that do not hang are done at once.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
@@ -45,7 +47,7 @@ pub struct Volume {
     term: Epoch,
     pub(super) geometry: Geometry,
     io_timeout: Duration,
-    open_within: Duration,
+    open_stall: Duration,
     max_bytes: usize,
     keeper: Arc<dyn RecordKeeper>,
     on_ended: Option<OnEnded>,
@@ -63,14 +65,17 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Opens the volume's replicas and comes to serve it. Blocks until it does, in bounded time.
+    /// Opens the volume's replicas and comes to serve it. Blocks until it does: as long as it takes to make the members
+    /// identical, but not for long without getting on with it.
     pub fn open(node: &Arc<Node>, config: VolumeConfig) -> Result<Arc<Self>, OpenError> {
         check_record(node, &config)?;
         node.enter_volume(config.volume, config.record.epoch)?;
         let sole = look_at_sole_member(node, &config)?;
+        let dead = config.dead.clone();
         let this = Self::attach(node, config);
         node.note_volume(&this);
         this.begin();
+        this.post(Event::Dead(dead));
         drop(sole);
         this.wait_until_serving()?;
         Ok(this)
@@ -113,7 +118,7 @@ impl Volume {
             term,
             geometry: config.geometry,
             io_timeout: config.io_timeout,
-            open_within: config.open_within,
+            open_stall: config.open_stall,
             max_bytes: config.max_bytes,
             keeper: config.keeper,
             on_ended: config.on_ended,
@@ -132,7 +137,7 @@ impl Volume {
 
     fn wait_until_serving(&self) -> Result<(), OpenError> {
         let volume = self.id;
-        match self.wait_while(Life::Opening, self.open_within) {
+        match self.wait_while_it_gets_on() {
             Life::Serving => Ok(()),
             Life::Opening => {
                 let seen = self.troubles();
@@ -143,6 +148,24 @@ impl Volume {
                 let seen = self.troubles();
                 self.give_up(reason);
                 Err(OpenError::Ended { volume, reason, seen })
+            }
+        }
+    }
+
+    /// Waits until it is served or has ended, as long as the opening gets on: beyond what it has reached before, so that one
+    /// which starts over and over ends as well.
+    fn wait_while_it_gets_on(&self) -> Life {
+        let (mut reached, mut since) = (None, Instant::now());
+        loop {
+            let life = self.wait_while(Life::Opening, LOOK.min(self.open_stall));
+            if life != Life::Opening {
+                return life;
+            }
+            let progress = Some(self.core.lock().primary.opening_progress());
+            if progress > reached {
+                (reached, since) = (progress, Instant::now());
+            } else if since.elapsed() >= self.open_stall {
+                return life;
             }
         }
     }
@@ -207,7 +230,7 @@ impl Volume {
         let tell = move |result: Result<Option<Data>, IoError>| {
             let _ = sender.send(result.map(drop));
         };
-        let pending = Pending::new(Kind::Flush, permit, Box::new(tell));
+        let pending = Pending::new(Kind::Flush, Instant::now(), permit, Box::new(tell));
         let this = self.myself.upgrade().ok_or(IoError::Io)?;
         this.enter(self.front(Disk::MayTouch), Op::Flush, pending);
         // The machine's own deadline comes first.
@@ -228,6 +251,11 @@ impl Volume {
             Life::Ended(reason) => Some(reason),
             Life::Opening | Life::Serving => None,
         }
+    }
+
+    /// How long requests took since it was opened.
+    pub fn latencies(&self) -> Latencies {
+        self.counters.latencies()
     }
 
     /// The volume's identity.
@@ -381,13 +409,18 @@ impl BlockDevice for Volume {
             done(Err(IoError::Invalid));
             return;
         }
+        let since = Instant::now();
         let permit = self.permits.acquire(in_memory as usize, self.io_timeout);
         let (Some(permit), Some(this)) = (permit, self.myself.upgrade()) else {
             self.counters.failed(false);
             done(Err(IoError::Io));
             return;
         };
-        this.enter(self.front(Disk::MayWait), op, Pending::new(kind, permit, done));
+        this.enter(
+            self.front(Disk::MayWait),
+            op,
+            Pending::new(kind, since, permit, done),
+        );
     }
 }
 

@@ -6,8 +6,8 @@ use bulkhead_engine::machine::MemberState;
 use bulkhead_engine::machine::primary::EndReason;
 use bulkhead_engine::node::OpenError;
 
-use crate::cluster::{Cluster, replica_id, soon, wait_until};
-use crate::work::{Load, timed, write};
+use crate::cluster::{Cluster, SIZE, replica_id, soon, wait_until};
+use crate::work::{Load, PAGE, read, timed, write};
 
 #[test]
 fn nobody_in_reach_is_refused_in_bounded_time_and_in_words() {
@@ -40,6 +40,54 @@ fn nobody_in_reach_is_refused_in_bounded_time_and_in_words() {
             .contains(&crate::cluster::node_id(index).to_string());
         assert!(named, "it says which node: {refused}");
     }
+}
+
+/// After a crash of all, much is to be made identical: that may take longer than the opening may stand still, but one
+/// that stands still ends.
+#[test]
+fn an_opening_may_take_long_but_not_stand_still() {
+    let stall = Duration::from_secs(1);
+    let cluster = Cluster::new(2);
+    let store = cluster.volume(1, &[0, 1]);
+    let crash = |base: u64| {
+        let volume = cluster.open(1, 0, &store).unwrap();
+        // Some in each region, so that all of them are in doubt.
+        for at in 0..64 {
+            write(&volume, at * (SIZE / PAGE / 64), base + at).unwrap();
+        }
+        for index in [0, 1] {
+            cluster.kill(index);
+            cluster.start(index);
+        }
+    };
+    let writes = |millis| {
+        for index in [0, 1] {
+            let delay = &cluster.hosts[index].disk.faults(1).write_delay_ms;
+            delay.store(millis, std::sync::atomic::Ordering::SeqCst);
+        }
+    };
+    let open = || {
+        let mut config = cluster.config(1, 1, &store);
+        config.open_stall = stall;
+        config.open_patience = Duration::from_secs(30);
+        bulkhead_engine::node::Volume::open(&cluster.node(1), config)
+    };
+    crash(1000);
+    writes(12);
+    let (volume, took) = timed(|| open().unwrap());
+    assert!(took > stall * 2, "it was to take long, not {took:?}");
+    writes(0);
+    for at in 0..64 {
+        assert_eq!(read(&volume, at * (SIZE / PAGE / 64)).unwrap(), 1000 + at);
+    }
+    volume.close(soon()).unwrap();
+    cluster.assert_identical(1, &[0, 1]);
+
+    crash(2000);
+    writes(9000);
+    let (refused, took) = timed(|| open().err().unwrap());
+    assert!(matches!(refused, OpenError::Timeout { .. }), "{refused}");
+    assert!(took < Duration::from_secs(8), "{took:?}");
 }
 
 #[test]
@@ -105,6 +153,40 @@ fn a_volume_that_is_stuck_holds_up_no_other() {
     });
     assert!(write(&hanging, 1, 1).is_err());
     other.close(soon()).unwrap();
+}
+
+/// A node stops while the disk of one volume hangs: the other replicas are closed in order all the same.
+#[test]
+fn a_disk_that_hangs_does_not_keep_a_node_from_stopping() {
+    let cluster = Cluster::new(2);
+    let volumes: Vec<_> = (1..=4)
+        .map(|number| {
+            let store = cluster.volume(number, &[0, 1]);
+            let volume = cluster.open(number, 0, &store).unwrap();
+            write(&volume, 1, 1).unwrap();
+            volume
+        })
+        .collect();
+    for number in 1..=4 {
+        let syncs = &cluster.hosts[1].disk.faults(number).sync_delay_ms;
+        // That of the first one hangs, the others are at work for a while.
+        let millis = if number == 1 { 10_000 } else { 300 };
+        syncs.store(millis, std::sync::atomic::Ordering::SeqCst);
+    }
+    std::thread::scope(|scope| {
+        for volume in &volumes {
+            scope.spawn(|| volume.flush());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let node = cluster.node(1);
+        let (all, took) = timed(|| node.stop(Instant::now() + Duration::from_secs(2)));
+        assert!(!all && took < Duration::from_secs(5), "{took:?}");
+        let left: Vec<_> = node.replicas().into_iter().map(|open| open.volume).collect();
+        assert_eq!(left, [crate::cluster::volume_id(1)], "the others are closed");
+        for volume in &volumes {
+            let _ = volume.close(Instant::now() + Duration::from_secs(1));
+        }
+    });
 }
 
 #[test]

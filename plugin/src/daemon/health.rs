@@ -209,6 +209,7 @@ impl Daemon {
         }
         problems.extend(self.outlived_volumes());
         problems.extend(self.strange.lock().iter().cloned());
+        problems.extend(self.surface.api_trouble.lock().clone());
         problems
     }
 

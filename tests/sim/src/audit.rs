@@ -23,7 +23,13 @@ impl World {
             let at = &self.nodes[node];
             let is_member = self.store.record.is_member(self.rid(node));
             let in_record = self.store.record.replica(self.rid(node)).is_some();
-            if at.failed && at.running && in_record && !is_member && (self.calm || self.rng.chance(20)) {
+            if self.restored.must_refuse || !at.running {
+                continue;
+            }
+            if at.failed && in_record && !is_member && (self.calm || self.rng.chance(20)) {
+                self.replace_replica(node);
+            } else if self.has_lost_one(node) {
+                // By a record of an older store there is one that was replaced since: it has to be once more.
                 self.replace_replica(node);
             }
         }

@@ -105,6 +105,7 @@ impl World {
     pub(crate) fn make_calm(&mut self) {
         tell!(self, "calm");
         self.calm = true;
+        self.rot_is_over();
         let now = self.now;
         self.ambushes.clear();
         self.net.heal(now);

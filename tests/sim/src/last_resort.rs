@@ -48,17 +48,16 @@ impl World {
         self.store.revision = Revision(self.store.revision.0 + 1);
         self.store.record = older;
         let record = &self.store.record;
+        // One that has failed says its epoch too, to whoever asks what it is.
         let knows_better = |node: &usize| {
-            let image = self
-                .image(*node)
-                .filter(|image| image.superblock.failed.is_none());
-            let epoch = image.map(|image| image.superblock.epoch);
+            let epoch = self.image(*node).map(|image| image.superblock.epoch);
             record.replica(self.rid(*node)).is_some() && record.is_behind(epoch).is_some()
         };
         let knowing: Vec<usize> = (0..self.nodes.len()).filter(knows_better).collect();
         let must_refuse = !knowing.is_empty();
-        // By itself a primary asks the members only.
-        let a_member_knows = knowing.iter().any(|&node| record.is_member(self.rid(node)));
+        // By itself a primary asks the members only, and of one that has failed it learns nothing but that.
+        let tells = |&node: &usize| record.is_member(self.rid(node)) && !self.nodes[node].failed;
+        let a_member_knows = knowing.iter().any(tells);
         self.restored = Restored {
             at: Some(self.now),
             must_refuse,
@@ -151,6 +150,8 @@ impl World {
             return false;
         };
         self.forced = true;
+        self.restored.must_refuse = false;
+        self.restored.noted = false;
         self.nodes[chosen].pardon = true;
         for node in 0..self.nodes.len() {
             // No old primary is left that might still serve on its own.

@@ -97,6 +97,15 @@ impl World {
         self.at(now + down, Ev::Start(node));
     }
 
+    /// Whether the record has a replica on this node, out of sync, that does not exist any more.
+    pub(crate) fn has_lost_one(&self, node: usize) -> bool {
+        let (id, generation) = (self.rid(node), self.nodes[node].generation);
+        let record = &self.store.record;
+        let older = |number: u64| record.replica(replica_id(node, number));
+        let lost = (0..generation).filter_map(older).next();
+        record.replica(id).is_none() && lost.is_some_and(|lost| lost.state != MemberState::Member)
+    }
+
     /// A fresh replica takes the place of one that has failed.
     pub(crate) fn replace_replica(&mut self, node: usize) {
         tell!(
@@ -113,7 +122,7 @@ impl World {
         self.rng.draw();
         let salt = self.rng.draw() >> 32;
         let at = &mut self.nodes[node];
-        let old = replica_id(node, at.generation);
+        let earlier = 0..=at.generation;
         at.generation += 1;
         let id = replica_id(node, at.generation);
         at.create_replica(node, geometry);
@@ -123,7 +132,8 @@ impl World {
         }
         let before = self.store.record.clone();
         let mut record = before.clone();
-        for replica in record.replicas.iter_mut().filter(|replica| replica.id == old) {
+        let is_old = |id| earlier.clone().any(|number| replica_id(node, number) == id);
+        for replica in record.replicas.iter_mut().filter(|replica| is_old(replica.id)) {
             replica.id = id;
             replica.state = MemberState::Stale(Tick::ZERO);
             self.store.revision = Revision(self.store.revision.0 + 1);

@@ -184,7 +184,7 @@ impl World {
                 let at = self.nodes[node].when(time).max(self.now);
                 self.later(node, at - self.now, NodeEv::PrimaryTimer(term));
             }
-            primary::Action::Verified { report, .. } => self.verified(node, &report),
+            primary::Action::Verified { id, report } => self.verified(node, id, &report),
             primary::Action::Ended(reason) => self.ended(node, term, reason),
         }
     }

@@ -27,6 +27,8 @@ pub struct Rot {
     sectors: BTreeMap<u32, Rotten>,
     verifies: u64,
     running: bool,
+    /// The first verify that began once nothing rots any more: an earlier one may have passed over a place before it did.
+    counts_from: Option<u64>,
     /// A verify has found nothing any more.
     pub(crate) gone: bool,
 }
@@ -65,6 +67,11 @@ impl World {
         );
     }
 
+    /// From now on nothing rots any more.
+    pub(crate) fn rot_is_over(&mut self) {
+        self.rot.counts_from = Some(self.rot.verifies + 1);
+    }
+
     /// Whoever serves the volume is asked to compare its members.
     pub(crate) fn verify(&mut self, node: usize, repair: Repair) {
         let Some(term) = self.nodes[node].host.as_ref().map(|host| host.term) else {
@@ -92,7 +99,7 @@ impl World {
     }
 
     /// A verify has ended: what it found must have a reason, and what it mended must be what the others held.
-    pub(crate) fn verified(&mut self, node: usize, report: &VerifyReport) {
+    pub(crate) fn verified(&mut self, node: usize, id: u64, report: &VerifyReport) {
         tell!(self, "node {node}: verify: {report:?}");
         if report.outcome != VerifyOutcome::Refused {
             self.rot.running = false;
@@ -104,8 +111,8 @@ impl World {
             .iter()
             .all(|replica| replica.state == MemberState::Member);
         let compared = report.members.len() == self.store.record.replicas.len();
-        if report.outcome == VerifyOutcome::Complete && report.differing == 0 && all && compared && self.calm
-        {
+        let counts = self.rot.counts_from.is_some_and(|first| id >= first);
+        if report.outcome == VerifyOutcome::Complete && report.differing == 0 && all && compared && counts {
             self.rot.gone = true;
         }
         let mut wrong = None;

@@ -78,6 +78,30 @@ impl World {
         }
     }
 
+    /// L2: nothing is acknowledged before the epoch in which it is done is on every member's disk: one that does not know it
+    /// could pass for a member of an older record later (T3).
+    pub(crate) fn check_acknowledged(&mut self, node: usize, term: u32) {
+        let Some(host) = self.nodes[node].host.as_ref().filter(|host| host.term == term) else {
+            return;
+        };
+        let epoch = host.machine.epoch();
+        let members: Vec<_> = host.machine.record().members().map(|member| member.id).collect();
+        for id in members {
+            let member = node_of(id);
+            if self.rid(member) != id || self.nodes[member].failed {
+                continue;
+            }
+            let on_disk = self.disk(member).and_then(|disk| disk.durable_superblock());
+            let on_disk = on_disk.map_or(Epoch::ZERO, |superblock| superblock.epoch);
+            if on_disk < epoch {
+                self.violate(format!(
+                    "L2: the primary of term {term} acknowledges in epoch {epoch}, but the disk of the member on node {member} \
+                     says {on_disk}"
+                ));
+            }
+        }
+    }
+
     /// What a replica that is in use says that it is durable to; its superblock may be on its way to the disk still.
     fn durable_of(&self, node: usize) -> Option<Tick> {
         let replica = self.nodes[node]

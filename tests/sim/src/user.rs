@@ -185,6 +185,9 @@ impl World {
         if let Some(host) = self.nodes[node].host.as_mut().filter(|host| host.term == term) {
             host.in_flight -= 1;
         }
+        if matches!(result, Ok(None)) {
+            self.check_acknowledged(node, term);
+        }
         let checked = match result {
             Ok(Some(data)) => self.checker.read(id, |place| data.get(place)),
             Ok(None) => self.checker.acknowledged(id),

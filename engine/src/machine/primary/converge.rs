@@ -39,7 +39,39 @@ pub(super) struct Converge {
     waiting: Peers,
 }
 
+/// How far the opening is. It grows from step to step, and what was there before does not count twice: an opening whose
+/// progress stays below what it has reached once does not get on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OpeningProgress {
+    /// Replicas that were given up.
+    given_up: u32,
+    /// Which step it is at.
+    step: u8,
+    /// Members or chunks that are done with in this step.
+    done: u64,
+}
+
 impl<P: Payload> Primary<P> {
+    /// How far the opening is.
+    pub fn opening_progress(&self) -> OpeningProgress {
+        let sound = each(self.members).filter(|&peer| self.peers[peer].is_sound_member());
+        let (step, done) = match &self.converge {
+            None if self.converged => (5, 0),
+            None => (0, sound.count() as u64),
+            Some(at) => match at.stage {
+                Stage::Asking(_) => (1, at.set.len() as u64),
+                Stage::Copying => (2, at.next.saturating_sub(at.in_flight) as u64),
+                Stage::Stamping => (3, at.next as u64),
+                Stage::Checkpointing => (4, u64::from((self.members & !at.waiting).count_ones())),
+            },
+        };
+        OpeningProgress {
+            given_up: Peers::BITS - self.members.count_ones(),
+            step,
+            done,
+        }
+    }
+
     /// Starts; every member has been opened in this epoch.
     pub(super) fn begin_convergence(&mut self, out: &mut Vec<Action<P>>) {
         let opened = |peer: PeerId| self.peers[peer].opened;

@@ -20,6 +20,10 @@ impl<P: Payload> Primary<P> {
             self.alone_since.or(Some(self.now))
         };
         let cut_off = self.is_cut_off(out);
+        if self.now < self.grace_until {
+            // The host slept, or this process did: what waits has not waited for as long as it looks.
+            return false;
+        }
         let patience = if self.phase == Phase::Opening {
             self.config.open_timeout
         } else {
@@ -80,6 +84,12 @@ impl<P: Payload> Primary<P> {
             Phase::Opening => self.end(EndReason::Released, out),
             Phase::Releasing | Phase::Ended => {}
         }
+    }
+
+    /// Whether this member has been released: it serves nobody any more, so nothing is asked of it, and nobody waits for it.
+    pub(super) fn is_released(&self, peer: PeerId) -> bool {
+        let told = self.phase == Phase::Releasing && self.release_told;
+        told && self.members & !self.releasing & bit(peer) != 0
     }
 
     /// Ends once every operation is done and every member has been told so.

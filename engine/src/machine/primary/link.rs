@@ -1,13 +1,13 @@
 //! Connections to the replicas: made, opened, lost and made again (L1, T2, T3, D7).
 
 use super::api::{Action, EndReason};
-use super::peer::{Condemned, Link, PeerId, Purpose, Sent, bit};
+use super::peer::{Condemned, Link, OpenRequest, PeerId, Purpose, Sent, bit};
 use super::{Phase, Primary};
 use crate::format::ReplicaIdentity;
 use crate::ids::{Epoch, ReplicaId};
 use crate::machine::faults::Fault;
 use crate::machine::payload::Payload;
-use crate::machine::protocol::{Open, Opened, Refusal, Reply, Request, RequestId, Role, SessionId};
+use crate::machine::protocol::{Open, Opened, Refusal, Reply, Request, RequestId, SessionId};
 
 impl<P: Payload> Primary<P> {
     pub(super) fn peer_of(&self, replica: ReplicaId) -> Option<PeerId> {
@@ -38,24 +38,27 @@ impl<P: Payload> Primary<P> {
         self.attempts += 1;
         let serving = self.phase != Phase::Opening || self.peers[peer].rebuild().is_some();
         let (now, id) = (self.now, self.next_id());
+        let epoch = self.epoch;
         let at = &mut self.peers[peer];
         at.link = Link::Opening { session, since: now };
-        at.open_request = Some((id, now));
+        let role = at.role();
+        at.open_request = Some(OpenRequest {
+            id,
+            sent_at: now,
+            epoch,
+            role,
+        });
         let open = Open {
             identity: ReplicaIdentity {
                 cluster: self.config.cluster,
                 volume: self.config.volume,
                 replica,
             },
-            epoch: self.epoch,
+            epoch,
             term: self.term,
             attached_by: self.config.attached_by,
             attempt: self.attempts,
-            role: if at.is_member() {
-                Role::Member
-            } else {
-                Role::Rebuild
-            },
+            role,
             // Before anything is served, a replica may be restarted and simply be opened again.
             expects: at
                 .incarnation
@@ -126,7 +129,7 @@ impl<P: Payload> Primary<P> {
         }
         match self.peers[peer].link {
             Link::Opening { session: at, .. }
-                if at == session && self.peers[peer].open_request.is_some_and(|(open, _)| open == id) =>
+                if at == session && self.peers[peer].open_request.is_some_and(|open| open.id == id) =>
             {
                 self.open_answered(peer, session, reply, out);
             }
@@ -167,7 +170,8 @@ impl<P: Payload> Primary<P> {
         }
         let (now, epoch) = (self.now, self.epoch);
         let at = &mut self.peers[peer];
-        let sent_at = at.open_request.take().map_or(now, |(_, sent_at)| sent_at);
+        let asked = at.open_request.take();
+        let sent_at = asked.map_or(now, |open| open.sent_at);
         at.link = Link::Up { session };
         at.down_since = None;
         at.incarnation = Some(opened.incarnation);
@@ -182,13 +186,17 @@ impl<P: Payload> Primary<P> {
         }
         self.serve_after = self.serve_after.max(now + opened.wait);
         self.renew_lease(peer, sent_at);
-        if let Some(raising) = &mut self.raising
-            && raising.epoch <= epoch
-        {
-            // Opening in this epoch has made it durable there.
-            raising.waiting &= !bit(peer);
-        }
         self.peers[peer].resend(now, out);
+        let role = self.peers[peer].role();
+        if asked.is_some_and(|open| open.epoch == epoch && open.role == role) {
+            // Opening in this epoch has made it durable there.
+            if let Some(raising) = &mut self.raising {
+                raising.waiting &= !bit(peer);
+            }
+        } else {
+            // L2: what was asked for in the epoch before has made that one durable.
+            self.send(peer, Request::Raise { epoch, role }, Purpose::Raise(epoch), out);
+        }
         self.rebuild_opened(peer, out);
         self.serve_lease_waiters(out);
     }

@@ -35,6 +35,12 @@ pub(super) struct Pending<P> {
     data: Option<P>,
 }
 
+impl<P> Pending<P> {
+    pub(super) const fn is_read(&self) -> bool {
+        matches!(self.op, Op::Read(_))
+    }
+}
+
 impl<P: Payload> Primary<P> {
     pub(super) fn submit(&mut self, id: OpId, op: Op<P>, out: &mut Vec<Action<P>>) {
         let range = match &op {
@@ -240,14 +246,16 @@ impl<P: Payload> Primary<P> {
         if full != 0 && self.leave_for_space(place, full, out) {
             return;
         }
+        let raising = self.is_raising();
         let Some(pending) = self.ops.get(place) else {
             return;
         };
-        if pending.needs != 0 {
+        // L2: a member that does not know the epoch yet could be taken for one of an older record later.
+        if pending.needs != 0 || raising {
             return;
         }
         if pending.no_space & counted == 0 {
-            self.complete(place, Ok(None), out);
+            self.acknowledge(place, out);
             return;
         }
         // Replicas under rebuild may have done what the member could not: they have to start again.
@@ -290,6 +298,17 @@ impl<P: Payload> Primary<P> {
             self.op_advanced(place, out);
         } else {
             self.complete(place, Err(IoError::Io), out);
+        }
+    }
+
+    /// Everybody has done it. What members answered a while ago does not tell that they would still do so: one may have
+    /// lost power since, and have been taken over without it (O4).
+    fn acknowledge(&mut self, place: u32, out: &mut Vec<Action<P>>) {
+        if self.leases_hold() || self.config.faults.has(Fault::AckWithoutLease) {
+            self.complete(place, Ok(None), out);
+        } else {
+            self.lease_waiters.push(place);
+            self.ask_for_leases(out);
         }
     }
 

@@ -7,7 +7,7 @@ use super::rebuild::Rebuild;
 use crate::format::FailCause;
 use crate::ids::{Epoch, Incarnation, NodeId, ReplicaId, Tick};
 use crate::machine::payload::Payload;
-use crate::machine::protocol::{Opened, Request, RequestId, SessionId};
+use crate::machine::protocol::{Opened, Request, RequestId, Role, SessionId};
 use crate::machine::time::Time;
 
 /// Index of a peer.
@@ -103,6 +103,16 @@ pub(super) struct Sent<P> {
     pub(super) sent_at: Option<Time>,
 }
 
+/// A session that is being opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OpenRequest {
+    pub(super) id: RequestId,
+    pub(super) sent_at: Time,
+    /// As what it was asked for: both may be others when the answer comes.
+    pub(super) epoch: Epoch,
+    pub(super) role: Role,
+}
+
 /// A replica.
 #[derive(Debug)]
 pub(super) struct Peer<P> {
@@ -117,7 +127,7 @@ pub(super) struct Peer<P> {
     pub(super) incarnation: Option<Incarnation>,
     pub(super) opened: Option<Opened>,
     pub(super) outstanding: BTreeMap<RequestId, Sent<P>>,
-    pub(super) open_request: Option<(RequestId, Time)>,
+    pub(super) open_request: Option<OpenRequest>,
     pub(super) lease_until: Time,
     pub(super) condemned: Option<Condemned>,
     pub(super) last_ping: Time,
@@ -148,6 +158,15 @@ impl<P: Payload> Peer<P> {
 
     pub(super) fn is_member(&self) -> bool {
         matches!(self.standing, Standing::Member)
+    }
+
+    /// What it is to its primary.
+    pub(super) fn role(&self) -> Role {
+        if self.is_member() {
+            Role::Member
+        } else {
+            Role::Rebuild
+        }
     }
 
     pub(super) fn rebuild(&self) -> Option<&Rebuild> {

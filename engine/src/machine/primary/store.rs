@@ -158,6 +158,7 @@ impl<P: Payload> Primary<P> {
         self.lane.revision = revision;
         self.lane.record = record;
         self.add_peers();
+        self.drop_vanished(out);
         let Some(pending) = self.lane.pending.take() else {
             return;
         };
@@ -183,7 +184,25 @@ impl<P: Payload> Primary<P> {
         match pending.change {
             Change::Remove(peers) => self.removed(peers, out),
             Change::BeginRebuild(peer) => self.rebuild_recorded(peer, out),
+            Change::Join(peer) if !self.lane.record.is_member(self.peers[peer].id) => {
+                // It was taken out of the record since.
+                self.raise_epoch(0, out);
+                self.drop_rebuild(peer, out);
+            }
             Change::Join(peer) => self.joined(peer, out),
+        }
+        self.drop_vanished(out);
+    }
+
+    /// What was taken out of the record while it was rebuilt cannot become a member any more.
+    fn drop_vanished(&mut self, out: &mut Vec<Action<P>>) {
+        let is_gone = |peer: &PeerId| {
+            let at = &self.peers[*peer];
+            at.rebuild().is_some() && self.lane.record.replica(at.id).is_none()
+        };
+        let gone: Vec<PeerId> = (0..self.peers.len()).filter(is_gone).collect();
+        for peer in gone {
+            self.drop_rebuild(peer, out);
         }
     }
 }
