@@ -32,6 +32,8 @@ pub(super) struct Away {
     pools: BTreeMap<PoolId, Instant>,
     /// Nodes that belong to the cluster.
     known: BTreeSet<NodeId>,
+    /// Of these, nodes that are to get nothing new, or to be emptied.
+    leaving: BTreeSet<NodeId>,
 }
 
 /// A volume that this node holds, for its users or for its replicas.
@@ -99,12 +101,30 @@ impl Away {
             .filter(|node| node.record.duty != NodeDuty::Decommissioned)
             .map(|node| node.record.id);
         self.known = known.collect();
+        let leaving = contents
+            .nodes()
+            .filter(|node| node.record.duty != NodeDuty::Full)
+            .map(|node| node.record.id);
+        self.leaving = leaving.collect();
     }
 
     /// Whether a node has been away for so long, or belongs to the cluster no more.
     pub(super) fn is_long_gone(&self, node: NodeId, after: Duration) -> bool {
         let long = |since: &Instant| since.elapsed() >= after;
         !self.known.is_empty() && !self.known.contains(&node) || self.nodes.get(&node).is_some_and(long)
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_leaving(node: NodeId) -> Self {
+        Self {
+            leaving: [node].into(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether a node is to get nothing new, or to be emptied.
+    pub(super) fn is_leaving(&self, node: NodeId) -> bool {
+        self.leaving.contains(&node)
     }
 
     fn is_lost(&self, replica: &Replica, after: Duration) -> bool {

@@ -182,7 +182,7 @@ impl Daemon {
                 && contents.is_alive(replica.node)
                 && !is_down(replica)
         };
-        surplus(volume).is_some()
+        surplus(volume, away).is_some()
             || volume.replicas.iter().any(can_be_filled)
             || (!is_in_order(volume, |replica| self.is_lost(replica, away))
                 && !self.changes_to(volume, away, contents).is_empty())
@@ -213,7 +213,7 @@ impl Daemon {
             return Ok(());
         }
         let surveyed = self.ask_replicas(id, &engine_record(&volume)).await?;
-        match (judge_members(&volume, &surveyed), surplus(&volume)) {
+        match (judge_members(&volume, &surveyed), surplus(&volume, &away)) {
             (Members::Doubtful(why), _) => return Err(ServiceError::Failed(why)),
             (Members::AtRest, Some(surplus)) => return self.drop_surplus(&volume, surplus).await,
             (Members::AtRest | Members::Sound, _) => {}
@@ -275,7 +275,7 @@ impl Daemon {
             if volume.wanted.is_some() {
                 return Some("another node asks for it");
             }
-            let only_surplus = surplus(volume).is_some();
+            let only_surplus = surplus(volume, &away).is_some();
             if !self.has_upkeep(volume, contents, &away) || only_surplus {
                 return Some("there is nothing left to do");
             }
@@ -370,13 +370,13 @@ fn is_in_order(volume: &VolumeRecord, is_lost: impl Fn(&Replica) -> bool) -> boo
     volume.replicas.len() == usize::from(volume.spec.repl) && volume.replicas.iter().all(sound)
 }
 
-/// A replica in sync that is one more than asked for, while nothing else is under way: the one that was made last.
-fn surplus(volume: &VolumeRecord) -> Option<ReplicaId> {
+/// A replica in sync that is one more than asked for, while nothing else is under way: the one that was made last. Where a
+/// node is to be emptied, the one too many is there, and does not go so.
+fn surplus(volume: &VolumeRecord, away: &Away) -> Option<ReplicaId> {
     let meant = usize::from(volume.spec.repl).max(1);
-    let all_sound = volume
-        .replicas
-        .iter()
-        .all(|replica| replica.made && replica.state == ReplicaState::Member);
+    let all_sound = volume.replicas.iter().all(|replica| {
+        replica.made && replica.state == ReplicaState::Member && !away.is_leaving(replica.node)
+    });
     let last = volume.replicas.last().filter(|_| all_sound)?;
     (volume.replicas.len() > meant).then_some(last.id)
 }
@@ -438,12 +438,15 @@ mod tests {
 
     #[test]
     fn a_surplus_replica_goes_only_while_all_is_well() {
-        assert_eq!(surplus(&volume(&[1, 2], 2)), None);
+        let stay = Away::default();
+        assert_eq!(surplus(&volume(&[1, 2], 2), &stay), None);
         let mut three = volume(&[1, 2, 3], 2);
         let third = three.replicas[2].id;
-        assert_eq!(surplus(&three), Some(third));
+        assert_eq!(surplus(&three, &stay), Some(third));
+        let drained = Away::with_leaving(NodeId::from_u128(1));
+        assert_eq!(surplus(&three, &drained), None, "the new one is not one too many");
         three.replicas[0].state = ReplicaState::Stale { tick: Tick::ZERO };
-        assert_eq!(surplus(&three), None);
+        assert_eq!(surplus(&three, &stay), None);
         assert!(!is_in_order(&three, |_| false));
         let two = volume(&[1, 2], 2);
         assert!(is_in_order(&two, |_| false));
