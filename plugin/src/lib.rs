@@ -5,11 +5,12 @@
 //! |---|---|
 //! | [`service`] | the one trait through which every face asks for a volume to be made, mounted, shown |
 //! | [`options`] | what a person may ask of a volume, parsed and checked |
-//! | [`http`] | a Unix socket that speaks HTTP, with deadlines and limits |
+//! | [`http`] | sockets that speak HTTP, with deadlines and limits |
 //! | [`locks`] | one lock per volume name |
 //! | nearest | names that may have been meant |
 //! | [`docker`] | Docker's volume driver protocol, and the table of who has what mounted |
-//! | [`api`] | the JSON interface behind the command line |
+//! | [`api`] | the JSON interface: on a socket for root, over TCP with TLS and tokens |
+//! | [`exposition`] | the text form of figures for Prometheus |
 //! | [`config`] | one struct from file, environment and flags |
 //! | [`cli`] | the command line |
 //! | [`daemon`] | the wiring: engine, cluster and faces in one process |
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod docker;
+pub mod exposition;
 pub mod http;
 pub mod locks;
 mod nearest;

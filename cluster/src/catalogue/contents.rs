@@ -12,9 +12,10 @@ use super::promised::Promised;
 use crate::nodes::Node;
 use crate::placement::View;
 use crate::schema::{
-    CLASSES, CLUSTER_KEY, ClassRecord, ClusterRecord, DEFAULT_CLASS_KEY, DefaultClassRecord, LIVE,
-    LiveRecord, NAMES, NODE_NAMES, NODES, NameRecord, NodeRecord, POOLS, PoolRecord, Record, SchemaError,
-    Stored, VOLUMES, VolumeState, decode_name, read,
+    ALERTS, AlertRecord, CLASSES, CLUSTER_KEY, ClassRecord, ClusterRecord, DEFAULT_CLASS_KEY,
+    DefaultClassRecord, EVENTS, EventRecord, LIVE, LiveRecord, NAMES, NODE_NAMES, NODES, NameRecord,
+    NodeRecord, POOLS, PoolRecord, Record, SchemaError, Stored, TOKENS, TokenRecord, VOLUMES, VolumeState,
+    decode_name, read,
 };
 use crate::store::{Entry, Event, Revision};
 use crate::volumes::Volume;
@@ -33,6 +34,11 @@ pub struct Contents {
     pools: BTreeMap<PoolId, PoolRecord>,
     classes: BTreeMap<String, ClassRecord>,
     default_class: Option<String>,
+    tokens: BTreeMap<String, TokenRecord>,
+    /// What is wrong, by key.
+    alerts: BTreeMap<String, AlertRecord>,
+    /// What happened, by key.
+    events: BTreeMap<String, EventRecord>,
     /// Keys of records that cannot be read, and why.
     faults: BTreeMap<String, SchemaError>,
     /// The entries as they are in the store, for the copy on disk.
@@ -115,6 +121,21 @@ impl Contents {
         self.default_class.as_deref()
     }
 
+    /// The tokens of the API, in the order of their names.
+    pub fn tokens(&self) -> impl Iterator<Item = &TokenRecord> {
+        self.tokens.values()
+    }
+
+    /// What is wrong now.
+    pub fn alerts(&self) -> impl Iterator<Item = &AlertRecord> {
+        self.alerts.values()
+    }
+
+    /// What happened, in no order.
+    pub fn events(&self) -> impl Iterator<Item = &EventRecord> {
+        self.events.values()
+    }
+
     /// Records that cannot be read.
     pub fn faults(&self) -> impl Iterator<Item = &SchemaError> {
         self.faults.values()
@@ -176,7 +197,9 @@ impl Contents {
     pub(super) fn apply(&mut self, event: &Event) {
         match event {
             Event::Put(entry) => {
-                self.raw.insert(entry.key.clone(), entry.clone());
+                if !entry.key.starts_with(EVENTS) {
+                    self.raw.insert(entry.key.clone(), entry.clone());
+                }
                 match self.put(entry) {
                     Ok(()) => drop(self.faults.remove(&entry.key)),
                     Err(error) => {
@@ -222,6 +245,12 @@ impl Contents {
             self.pools.insert(pool.id, pool);
         } else if let Some(name) = key.strip_prefix(CLASSES) {
             self.classes.insert(name_of(name), record(entry)?);
+        } else if let Some(name) = key.strip_prefix(TOKENS) {
+            self.tokens.insert(name_of(name), record(entry)?);
+        } else if key.starts_with(ALERTS) {
+            self.alerts.insert(key.to_owned(), record(entry)?);
+        } else if key.starts_with(EVENTS) {
+            self.events.insert(key.to_owned(), record(entry)?);
         } else if key == DEFAULT_CLASS_KEY {
             self.default_class = Some(record::<DefaultClassRecord>(entry)?.class);
         } else if key == CLUSTER_KEY {
@@ -263,6 +292,12 @@ impl Contents {
             remove_id(&mut self.pools, id);
         } else if let Some(name) = key.strip_prefix(CLASSES) {
             self.classes.remove(&name_of(name));
+        } else if let Some(name) = key.strip_prefix(TOKENS) {
+            self.tokens.remove(&name_of(name));
+        } else if key.starts_with(ALERTS) {
+            self.alerts.remove(key);
+        } else if key.starts_with(EVENTS) {
+            self.events.remove(key);
         } else if key == DEFAULT_CLASS_KEY {
             self.default_class = None;
         } else if key == CLUSTER_KEY {
@@ -270,9 +305,15 @@ impl Contents {
         }
     }
 
-    /// The entries for the copy on disk. Signs of life are left out: after a restart they say nothing any more.
+    /// The entries for the copy on disk. Signs of life are left out: after a restart they say nothing any more. So is what is
+    /// wrong and what happened: it is many, and of use only while it is new.
     pub(super) fn lines(&self) -> Vec<(String, u64, Bytes)> {
-        let lasting = self.raw.values().filter(|entry| !entry.key.starts_with(LIVE));
+        let passes = |key: &str| {
+            [LIVE, ALERTS, EVENTS]
+                .iter()
+                .any(|prefix| key.starts_with(prefix))
+        };
+        let lasting = self.raw.values().filter(|entry| !passes(&entry.key));
         lasting
             .map(|entry| (entry.key.clone(), entry.revision.0, entry.value.clone()))
             .collect()

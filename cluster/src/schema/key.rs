@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use bulkhead_engine::ids::{NodeId, PoolId, VolumeId};
 
-use super::SchemaError;
+use super::{Object, SchemaError};
 
 /// The cluster's own record.
 pub const CLUSTER_KEY: &str = "cluster";
@@ -24,6 +24,13 @@ pub const CLASSES: &str = "classes/";
 pub const VOLUMES: &str = "volumes/";
 /// Below it: which volume has a name.
 pub const NAMES: &str = "volume-names/";
+
+/// Below it: tokens of the API by name.
+pub const TOKENS: &str = "tokens/";
+/// Below it: what is wrong, by object.
+pub const ALERTS: &str = "alerts/";
+/// Below it: what happened, by the node that tells it.
+pub const EVENTS: &str = "events/";
 
 /// The longest name of a volume, node or class, in bytes.
 const MAX_NAME: usize = 128;
@@ -61,6 +68,26 @@ pub fn node_name_key(name: &str) -> Result<String, SchemaError> {
 /// A class's record.
 pub fn class_key(name: &str) -> Result<String, SchemaError> {
     Ok(format!("{CLASSES}{}", encode_name(name)?))
+}
+
+/// A token's record.
+pub fn token_key(name: &str) -> Result<String, SchemaError> {
+    Ok(format!("{TOKENS}{}", encode_name(name)?))
+}
+
+/// The record of an alert about an object.
+pub fn alert_key(object: &Object, alert: &str) -> Result<String, SchemaError> {
+    let (kind, id, alert) = (
+        encode_name(&object.kind)?,
+        encode_name(&object.id)?,
+        encode_name(alert)?,
+    );
+    Ok(format!("{ALERTS}{kind}/{id}/{alert}"))
+}
+
+/// The record of an event in a slot of the node that tells it.
+pub fn event_key(node: NodeId, slot: u64) -> String {
+    format!("{EVENTS}{node}/{slot}")
 }
 
 /// Whether a text can be the name of a volume, node or class.

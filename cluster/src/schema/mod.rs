@@ -1,6 +1,8 @@
 //! What is kept in the store: typed keys and records, each with a version and a way from older versions to this
 //! one. Pure: turns bytes into records and back, and never guesses at what it cannot read.
 
+mod access;
+mod event;
 mod key;
 mod node;
 mod value;
@@ -14,6 +16,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+pub use self::access::{Role, TokenRecord};
+pub use self::event::{AlertRecord, EventKind, EventRecord, Object, Severity};
+pub use self::key::{ALERTS, EVENTS, TOKENS, alert_key, event_key, token_key};
 pub use self::key::{CLASSES, LIVE, NAMES, NODE_NAMES, NODES, POOLS, VOLUMES, check_name, decode_name};
 pub use self::key::{CLUSTER_KEY, DEFAULT_CLASS_KEY};
 pub use self::key::{class_key, live_key, name_key, node_key, node_name_key, pool_key, volume_key};

@@ -1,6 +1,7 @@
 //! What a volume has served, counted. Never read to decide anything.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,36 @@ pub struct Served {
     pub out_of_space: u64,
 }
 
+/// Upper bounds of the classes that requests are counted in by how long they took, in microseconds; what took longer is in
+/// one more class.
+pub const LATENCY_BOUNDS: [u64; 16] = [
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 10_000_000,
+];
+
+/// How long requests of one kind took since the volume was opened, whether they succeeded or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// How many took at most as long as each of [`LATENCY_BOUNDS`] and longer than the one before; the last ones longer
+    /// than all of them.
+    pub counts: [u64; LATENCY_BOUNDS.len() + 1],
+    /// How long all of them took together.
+    pub sum: Duration,
+}
+
+/// How long requests took, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latencies {
+    /// Reads.
+    pub read: Latency,
+    /// Writes.
+    pub write: Latency,
+    /// Discards and write-zeroes.
+    pub zero: Latency,
+    /// Flushes.
+    pub flush: Latency,
+}
+
 /// A kind of request, with its length where it has one.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
@@ -34,6 +65,38 @@ pub(super) enum Kind {
     Write(u64),
     Zero(u64),
     Flush,
+}
+
+/// Counts requests of one kind by how long they took.
+#[derive(Debug, Default)]
+struct Clocked {
+    counts: [AtomicU64; LATENCY_BOUNDS.len() + 1],
+    nanoseconds: AtomicU64,
+}
+
+impl Clocked {
+    fn took(&self, span: Duration) {
+        let microseconds = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        let class = LATENCY_BOUNDS.partition_point(|bound| *bound < microseconds);
+        if let Some(count) = self.counts.get(class) {
+            add(count, 1);
+        }
+        add(
+            &self.nanoseconds,
+            u64::try_from(span.as_nanos()).unwrap_or(u64::MAX),
+        );
+    }
+
+    fn read(&self) -> Latency {
+        Latency {
+            counts: std::array::from_fn(|class| {
+                self.counts
+                    .get(class)
+                    .map_or(0, |count| count.load(Ordering::Relaxed))
+            }),
+            sum: Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed)),
+        }
+    }
 }
 
 /// The counters.
@@ -48,6 +111,10 @@ pub(super) struct Counters {
     flushes: AtomicU64,
     errors: AtomicU64,
     out_of_space: AtomicU64,
+    read_clock: Clocked,
+    write_clock: Clocked,
+    zero_clock: Clocked,
+    flush_clock: Clocked,
 }
 
 fn add(counter: &AtomicU64, by: u64) {
@@ -78,6 +145,25 @@ impl Counters {
         add(&self.out_of_space, u64::from(for_want_of_space));
     }
 
+    pub(super) fn took(&self, kind: Kind, span: Duration) {
+        match kind {
+            Kind::Read(_) => &self.read_clock,
+            Kind::Write(_) => &self.write_clock,
+            Kind::Zero(_) => &self.zero_clock,
+            Kind::Flush => &self.flush_clock,
+        }
+        .took(span);
+    }
+
+    pub(super) fn latencies(&self) -> Latencies {
+        Latencies {
+            read: self.read_clock.read(),
+            write: self.write_clock.read(),
+            zero: self.zero_clock.read(),
+            flush: self.flush_clock.read(),
+        }
+    }
+
     pub(super) fn read(&self) -> Served {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Served {
@@ -91,5 +177,23 @@ impl Counters {
             errors: get(&self.errors),
             out_of_space: get(&self.out_of_space),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_counted_in_the_class_of_their_span() {
+        let counters = Counters::default();
+        for microseconds in [0, 50, 51, 10_000_000, 10_000_001] {
+            counters.took(Kind::Write(512), Duration::from_micros(microseconds));
+        }
+        let write = counters.latencies().write;
+        assert_eq!((write.counts[0], write.counts[1]), (2, 1));
+        assert_eq!((write.counts[15], write.counts[16]), (1, 1));
+        assert_eq!(write.sum, Duration::from_micros(20_000_102));
+        assert_eq!(counters.latencies().read, Latency::default());
     }
 }

@@ -67,7 +67,7 @@ use crate::machine::Time;
 use crate::wire::{NodeRun, VersionRange};
 
 pub use config::{Links, Locate, NodeConfig, OnEnded, OnEvent, ReplicaSettings, VolumeConfig};
-pub use counters::Served;
+pub use counters::{LATENCY_BOUNDS, Latencies, Latency, Served};
 pub use error::{CloseError, CloseReplicaError, OpenError, ReplicaError, StartError};
 pub use record::{RecordKeeper, RecordRead, Swapped};
 pub use status::{

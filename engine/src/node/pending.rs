@@ -1,5 +1,7 @@
 //! Requests of the front end until they are answered. None is ever forgotten.
 
+use std::time::Instant;
+
 use super::counters::{Counters, Kind};
 use super::permits::Permit;
 use crate::io::{Completion, Data, IoError};
@@ -8,14 +10,17 @@ use crate::machine::primary::OpId;
 /// A request of the front end until it is answered. Dropped without an answer, it fails.
 pub(super) struct Pending {
     kind: Kind,
+    since: Instant,
     done: Option<Completion>,
     _permit: Permit,
 }
 
 impl Pending {
-    pub(super) fn new(kind: Kind, permit: Permit, done: Completion) -> Self {
+    /// One that came at `since`: waiting for its permit counts.
+    pub(super) fn new(kind: Kind, since: Instant, permit: Permit, done: Completion) -> Self {
         Self {
             kind,
+            since,
             done: Some(done),
             _permit: permit,
         }
@@ -26,6 +31,7 @@ impl Pending {
             Ok(_) => counters.succeeded(self.kind),
             Err(error) => counters.failed(*error == IoError::NoSpace),
         }
+        counters.took(self.kind, self.since.elapsed());
         if let Some(done) = self.done.take() {
             done(result);
         }

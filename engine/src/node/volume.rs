@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use uuid::Uuid;
 
 use super::config::{OnEnded, OnEvent, VolumeConfig};
-use super::counters::{Counters, Kind};
+use super::counters::{Counters, Kind, Latencies};
 use super::drive::{Core, To};
 use super::error::{CloseError, OpenError};
 use super::pending::Pending;
@@ -230,7 +230,7 @@ impl Volume {
         let tell = move |result: Result<Option<Data>, IoError>| {
             let _ = sender.send(result.map(drop));
         };
-        let pending = Pending::new(Kind::Flush, permit, Box::new(tell));
+        let pending = Pending::new(Kind::Flush, Instant::now(), permit, Box::new(tell));
         let this = self.myself.upgrade().ok_or(IoError::Io)?;
         this.enter(self.front(Disk::MayTouch), Op::Flush, pending);
         // The machine's own deadline comes first.
@@ -251,6 +251,11 @@ impl Volume {
             Life::Ended(reason) => Some(reason),
             Life::Opening | Life::Serving => None,
         }
+    }
+
+    /// How long requests took since it was opened.
+    pub fn latencies(&self) -> Latencies {
+        self.counters.latencies()
     }
 
     /// The volume's identity.
@@ -404,13 +409,18 @@ impl BlockDevice for Volume {
             done(Err(IoError::Invalid));
             return;
         }
+        let since = Instant::now();
         let permit = self.permits.acquire(in_memory as usize, self.io_timeout);
         let (Some(permit), Some(this)) = (permit, self.myself.upgrade()) else {
             self.counters.failed(false);
             done(Err(IoError::Io));
             return;
         };
-        this.enter(self.front(Disk::MayWait), op, Pending::new(kind, permit, done));
+        this.enter(
+            self.front(Disk::MayWait),
+            op,
+            Pending::new(kind, since, permit, done),
+        );
     }
 }
 

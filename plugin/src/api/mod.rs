@@ -1,20 +1,39 @@
-//! The JSON interface behind the command line, on a Unix socket for root. Paths carry a version. Owns the paths and the
-//! form of errors; what is asked for is done by the services.
+//! The JSON interface behind the command line, the web page and other programs: on a Unix socket for root, and over TCP with
+//! TLS and a token. Paths carry a version. Owns the paths, the form of errors, and who may do what; what is asked for is done
+//! by the services. Nobody without a token learns anything over TCP.
 
+mod access;
+mod auth;
+mod cluster;
+mod error;
+mod events;
+mod extract;
+mod node;
+mod openapi;
 mod path;
-mod routes;
+mod tls;
+mod volumes;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
-use hyper::StatusCode;
-use serde::{Deserialize, Serialize};
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use hyper::Request;
+use hyper::body::Incoming;
 use tokio::sync::watch;
+use tower::ServiceExt;
 
 use crate::docker::Gate;
-use crate::http::{Answer, BadRequest, Call, Handler};
-use crate::service::{Management, ServiceError};
+use crate::http::detached;
+use crate::service::{Management, ServiceError, VolumeService};
 
+pub use auth::Peer;
+pub use error::{ErrorBody, ErrorCode, ErrorDetail};
+pub use openapi::document;
 pub use path::encode;
+pub use tls::{TlsError, names as certificate_names, server_config};
 
 /// The current version's prefix.
 pub const PREFIX: &str = "/v1";
@@ -22,111 +41,64 @@ pub const PREFIX: &str = "/v1";
 /// What is asked about the node and its cluster, once the daemon is ready.
 pub type ManagementGate = watch::Receiver<Option<Arc<dyn Management>>>;
 
-/// Serves the interface.
-pub struct Api {
+/// What the calls work with.
+pub(crate) struct Services {
     volumes: Gate,
     management: ManagementGate,
     /// What the daemon does until it is ready.
     starting: watch::Receiver<String>,
 }
 
-/// An error as it goes over the wire.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorBody {
-    /// It.
-    pub error: ErrorDetail,
-}
-
-/// What is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorDetail {
-    /// A word for programs.
-    pub code: ErrorCode,
-    /// A sentence for people.
-    pub message: String,
-}
-
-/// Kinds of errors, for programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ErrorCode {
-    /// There is no such thing.
-    NotFound,
-    /// It exists and differs.
-    Conflict,
-    /// It is in use, or something else is under way.
-    Busy,
-    /// The request cannot be carried out as it is.
-    Invalid,
-    /// There is no room.
-    NoSpace,
-    /// The daemon or its store is not ready.
-    Unavailable,
-    /// It was tried and did not work.
-    Failed,
-}
-
-impl ErrorCode {
-    fn status(self) -> StatusCode {
-        match self {
-            Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Conflict | Self::Busy => StatusCode::CONFLICT,
-            Self::Invalid => StatusCode::BAD_REQUEST,
-            Self::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-}
-
-impl From<&ServiceError> for ErrorCode {
-    fn from(error: &ServiceError) -> Self {
-        match error {
-            ServiceError::NotFound(_) | ServiceError::NoSuch(_) => Self::NotFound,
-            ServiceError::Conflict(_) => Self::Conflict,
-            ServiceError::Busy(_) => Self::Busy,
-            ServiceError::Invalid(_) => Self::Invalid,
-            ServiceError::NoSpace(_) => Self::NoSpace,
-            ServiceError::Unavailable(_) => Self::Unavailable,
-            ServiceError::Failed(_) => Self::Failed,
-        }
-    }
+/// Serves the interface.
+#[derive(Clone)]
+pub struct Api {
+    router: Router,
 }
 
 impl Api {
     /// Serves what is behind the gates. `starting` says what the daemon does until they open.
-    pub fn new(volumes: Gate, management: ManagementGate, starting: watch::Receiver<String>) -> Arc<Self> {
-        Arc::new(Self {
+    pub fn new(volumes: Gate, management: ManagementGate, starting: watch::Receiver<String>) -> Self {
+        let services = Arc::new(Services {
             volumes,
             management,
             starting,
-        })
-    }
-}
-
-fn refusal(code: ErrorCode, status: StatusCode, message: String) -> Answer {
-    Answer::json(
-        status,
-        &ErrorBody {
-            error: ErrorDetail { code, message },
-        },
-    )
-}
-
-impl Handler for Api {
-    const CONTENT_TYPE: &'static str = "application/json";
-
-    async fn call(self: Arc<Self>, call: Call) -> Answer {
-        match routes::route(&self, &call).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                let code = ErrorCode::from(&error);
-                refusal(code, code.status(), error.to_string())
-            }
+        });
+        Self {
+            router: openapi::router(&services),
         }
     }
 
-    fn refuse(&self, _path: &str, problem: BadRequest) -> Answer {
-        refusal(ErrorCode::Invalid, problem.status(), problem.to_string())
+    /// Answers a request that came from `peer`.
+    pub async fn answer(self, mut request: Request<Incoming>, peer: Peer) -> Result<Response, Infallible> {
+        request.extensions_mut().insert(peer);
+        self.router.oneshot(request.map(Body::new)).await
     }
+}
+
+impl Services {
+    fn volumes(&self) -> Result<Arc<dyn VolumeService>, ServiceError> {
+        self.volumes.borrow().clone().ok_or_else(|| self.not_ready())
+    }
+
+    fn management(&self) -> Result<Arc<dyn Management>, ServiceError> {
+        self.management.borrow().clone().ok_or_else(|| self.not_ready())
+    }
+
+    fn not_ready(&self) -> ServiceError {
+        ServiceError::Unavailable(format!(
+            "the daemon is still starting: {}; try again in a while",
+            *self.starting.borrow()
+        ))
+    }
+}
+
+/// Work that changes something goes on when the client gives up.
+async fn going_on<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ServiceError>> + Send + 'static,
+) -> Result<T, ServiceError> {
+    detached(work).await.unwrap_or_else(|| {
+        Err(ServiceError::Failed(
+            "it broke off; the daemon's log says why".to_owned(),
+        ))
+    })
 }

@@ -13,26 +13,6 @@ pub fn encode(segment: &str) -> String {
     encoded
 }
 
-/// What a segment means; `None` if it is malformed.
-pub(super) fn decode(segment: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        if *first == b'%' {
-            let (digits, tail) = tail.split_at_checked(2)?;
-            if !digits.iter().all(u8::is_ascii_hexdigit) {
-                return None;
-            }
-            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
-            rest = tail;
-        } else {
-            bytes.push(*first);
-            rest = tail;
-        }
-    }
-    String::from_utf8(bytes).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,22 +20,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_decodes(text in any::<String>()) {
+        fn a_name_stays_in_its_segment(text in any::<String>()) {
             let encoded = encode(&text);
-            prop_assert!(!encoded.contains('/'));
-            prop_assert_eq!(decode(&encoded), Some(text));
-        }
-
-        #[test]
-        fn nothing_panics(text in any::<String>()) {
-            let _ = decode(&text);
+            prop_assert!(encoded.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%".contains(&b)));
         }
     }
 
     #[test]
-    fn what_is_malformed_is_none() {
-        for text in ["%", "%1", "%+1", "%zz", "%ff"] {
-            assert_eq!(decode(text), None, "{text}");
-        }
+    fn only_what_cannot_stand_for_itself_is_encoded() {
+        assert_eq!(encode("v-1.a_b~"), "v-1.a_b~");
+        assert_eq!(encode("a/b c%ü"), "a%2Fb%20c%25%C3%BC");
     }
 }

@@ -9,6 +9,7 @@ use clap_complete::Shell;
 
 use crate::config::{Flags, describe, flag, settings};
 use crate::options::parse_size;
+use crate::service::{Role, Severity};
 
 /// Its flag is `--socket`, which all commands share.
 const CONTROL_SOCKET: &str = "control_socket";
@@ -64,6 +65,13 @@ pub enum Command {
     /// Replicas, read from their files; needs no daemon
     #[command(subcommand)]
     Replica(ReplicaCommand),
+    /// Show what happened in the cluster, as far as it is kept, and with -f what happens
+    Events(EventsArgs),
+    /// Show what is wrong now, and what to do
+    Alerts,
+    /// Tokens: who may use the API over the network
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Print a completion script, for example `bulkhead completion bash > /etc/bash_completion.d/bulkhead`
     Completion {
         /// For which shell
@@ -197,6 +205,49 @@ pub enum ClassCommand {
         /// Let volumes without a class take none
         #[arg(long, conflicts_with = "name")]
         none: bool,
+    },
+}
+
+/// Which events are shown.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Go on with what happens, until ctrl-C
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only those that are at least as bad
+    #[arg(long, value_enum)]
+    pub severity: Option<Severity>,
+    /// Only those about the object of this name or id
+    #[arg(long, value_name = "NAME|ID")]
+    pub object: Option<String>,
+    /// Of those that are kept only the last ones
+    #[arg(long, value_name = "COUNT")]
+    pub last: Option<usize>,
+}
+
+/// Commands about tokens of the API.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and print it, this once
+    Create {
+        /// Its name
+        name: String,
+        /// What it allows: viewer to look, admin everything
+        #[arg(long, value_enum)]
+        role: Role,
+        /// After how long it ends, such as 90d; it does not if this is left out
+        #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
+        expires_in: Option<std::time::Duration>,
+    },
+    /// List all tokens, without what makes them tokens
+    #[command(visible_alias = "ls")]
+    List,
+    /// End tokens
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
     },
 }
 

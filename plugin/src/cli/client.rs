@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
 use hyper_util::client::legacy;
 use hyper_util::rt::TokioExecutor;
 use hyperlocal::{UnixConnector, Uri};
@@ -59,6 +60,19 @@ impl Client {
         Ok(())
     }
 
+    /// Listens to a stream of events.
+    pub(super) async fn stream(&self, path: &str) -> Result<EventStream, CliError> {
+        let opened = timeout(QUESTION, self.request(Method::GET, path, Bytes::new()));
+        let response = opened.await.unwrap_or_else(|_| Err(self.too_slow(QUESTION)))?;
+        if !response.status().is_success() {
+            return Err(self.refused(response).await);
+        }
+        Ok(EventStream {
+            body: response.into_body(),
+            text: Vec::new(),
+        })
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -68,12 +82,14 @@ impl Client {
     ) -> Result<T, CliError> {
         timeout(patience, self.exchange(method, path, body))
             .await
-            .unwrap_or_else(|_| {
-                Err(CliError::Timeout {
-                    socket: self.socket.clone(),
-                    seconds: patience.as_secs(),
-                })
-            })
+            .unwrap_or_else(|_| Err(self.too_slow(patience)))
+    }
+
+    fn too_slow(&self, patience: Duration) -> CliError {
+        CliError::Timeout {
+            socket: self.socket.clone(),
+            seconds: patience.as_secs(),
+        }
     }
 
     async fn exchange<T: DeserializeOwned>(
@@ -82,13 +98,23 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<T, CliError> {
+        let response = self.request(method, path, body).await?;
+        if !response.status().is_success() {
+            return Err(self.refused(response).await);
+        }
+        let body = response.into_body().collect().await;
+        let body = body.map_err(|error| self.garbled(&error))?.to_bytes();
+        serde_json::from_slice(&body).map_err(|error| self.garbled(&error))
+    }
+
+    async fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, CliError> {
         let uri: hyper::Uri = Uri::new(&self.socket, &format!("{PREFIX}{path}")).into();
         let request = Request::builder()
             .method(method)
             .uri(uri)
             .body(Full::new(body))
             .map_err(|error| self.garbled(&error))?;
-        let response = self.http.request(request).await.map_err(|error| {
+        self.http.request(request).await.map_err(|error| {
             if error.is_connect() {
                 CliError::Unreachable {
                     socket: self.socket.clone(),
@@ -97,20 +123,19 @@ impl Client {
             } else {
                 self.garbled(&error)
             }
-        })?;
+        })
+    }
+
+    /// What the daemon says where it does not do what was asked.
+    async fn refused(&self, response: Response<Incoming>) -> CliError {
         let status = response.status();
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|error| self.garbled(&error))?
-            .to_bytes();
-        if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|error| self.garbled(&error));
-        }
+        let body = match response.into_body().collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => return self.garbled(&error),
+        };
         match serde_json::from_slice::<ErrorBody>(&body) {
-            Ok(body) => Err(CliError::Daemon(body.error)),
-            Err(_) => Err(self.garbled(&format!("status {status}"))),
+            Ok(body) => CliError::Daemon(body.error),
+            Err(_) => self.garbled(&format!("status {status}")),
         }
     }
 
@@ -118,6 +143,34 @@ impl Client {
         CliError::Garbled {
             socket: self.socket.clone(),
             detail: detail.to_string(),
+        }
+    }
+}
+
+/// Server-sent events, one after the other.
+pub(super) struct EventStream {
+    body: Incoming,
+    text: Vec<u8>,
+}
+
+impl EventStream {
+    /// The next one; nothing once the daemon has ended.
+    pub(super) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, CliError> {
+        loop {
+            while let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.text.drain(..=end).collect();
+                // Ids and comments that keep the connection alive are passed over.
+                if let Some(event) = line
+                    .strip_prefix(b"data:")
+                    .and_then(|data| serde_json::from_slice(data).ok())
+                {
+                    return Ok(Some(event));
+                }
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.text.extend(frame.into_data().unwrap_or_default()),
+                Some(Err(_)) | None => return Ok(None),
+            }
         }
     }
 }

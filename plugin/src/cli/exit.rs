@@ -49,8 +49,10 @@ impl Code {
             Self::Failed => "it was tried and did not work",
             Self::Usage => "the command, an option or a setting is not understood; nothing was done",
             Self::Unreachable => "the daemon does not run or is not ready",
-            Self::NotFound => "there is no such volume, pool, node, storage class or replica",
-            Self::Unhealthy => "a status: something needs attention; `volume verify`: members differ",
+            Self::NotFound => "there is no such volume, pool, node, storage class, token or replica",
+            Self::Unhealthy => {
+                "a status, `alerts`: something needs attention; `volume verify`: members differ"
+            }
             Self::Refused => "refused: it is in use, exists and differs, or there is no room",
         }
     }
@@ -121,6 +123,9 @@ pub enum CliError {
         /// What to do.
         hint: String,
     },
+    /// The daemon has ended while it was listened to.
+    #[error("the daemon has ended; `systemctl status bulkhead` says why")]
+    Ended,
     /// The output cannot be written.
     #[error("the output cannot be written: {0}")]
     Output(#[from] io::Error),
@@ -130,7 +135,7 @@ impl CliError {
     /// The exit code for it.
     pub fn code(&self) -> Code {
         match self {
-            Self::Unreachable { .. } => Code::Unreachable,
+            Self::Unreachable { .. } | Self::Ended => Code::Unreachable,
             Self::Options(_) | Self::Usage(_) => Code::Usage,
             Self::Timeout { .. } | Self::Garbled { .. } | Self::Replica(_) | Self::Output(_) => Code::Failed,
             Self::Open(_) => Code::Refused,
@@ -139,6 +144,7 @@ impl CliError {
                 ErrorCode::NotFound => Code::NotFound,
                 ErrorCode::Conflict | ErrorCode::Busy | ErrorCode::NoSpace => Code::Refused,
                 ErrorCode::Invalid => Code::Usage,
+                ErrorCode::Unauthorized | ErrorCode::Forbidden => Code::Refused,
                 ErrorCode::Unavailable => Code::Unreachable,
                 ErrorCode::Failed => Code::Failed,
             },

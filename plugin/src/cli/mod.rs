@@ -6,6 +6,7 @@ mod class;
 mod client;
 mod cluster;
 mod delete;
+mod events;
 mod exit;
 mod node;
 mod pool;
@@ -13,6 +14,7 @@ mod print;
 mod progress;
 mod replica;
 mod status;
+mod token;
 mod verify;
 mod volume;
 
@@ -47,6 +49,9 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Cluster(ClusterCommand::Status) => cluster::run(&client, &printer).await,
         Command::Store(StoreCommand::Status) => cluster::store(&client, &printer).await,
         Command::Replica(command) => replica::run(&printer, command),
+        Command::Events(args) => events::run(&client, &printer, &args).await,
+        Command::Alerts => events::alerts(&client, &printer).await,
+        Command::Token(command) => token::run(&client, &printer, command).await,
         Command::Completion { shell } => printer.bytes(&completion(shell)),
         // `main` takes it before the runtime starts.
         Command::Daemon(_) => Ok(Code::Usage),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -32,6 +33,26 @@ impl Printer {
             text(value)
         };
         self.bytes(text.as_bytes()).map(|_| ())
+    }
+
+    /// Prints one of several values that come one after the other: as JSON on a line of its own, or as the text that `text`
+    /// makes of it. Nobody may be reading any more.
+    pub(super) fn line<T: Serialize>(
+        &self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<ControlFlow<()>, CliError> {
+        let text = if self.json {
+            serde_json::to_string(value).map_err(io::Error::from)? + "\n"
+        } else {
+            text(value)
+        };
+        let mut out = io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Ok(()) => Ok(ControlFlow::Continue(())),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Prints bytes.

@@ -9,6 +9,9 @@ use bulkhead_cluster::store::StoreUrl;
 /// The port at which nodes serve their replicas to each other.
 pub const DATA_PORT: u16 = 7481;
 
+/// The port at which the API is served.
+pub const API_PORT: u16 = 7480;
+
 /// Host and port of a data address, each if it is written.
 type Parts<'a> = (Option<&'a str>, Option<u16>);
 
@@ -79,6 +82,38 @@ pub fn data_address(written: &str, store: &str) -> Result<String, String> {
     ))
 }
 
+/// Host and port at which the API is served, the host empty if it is all of this host's; nothing if it is not served.
+pub fn api_address(written: &str) -> Result<Option<(String, u16)>, String> {
+    if written.is_empty() {
+        return Ok(None);
+    }
+    let (host, port) = parts(written)?;
+    Ok(Some((
+        host.unwrap_or_default().to_owned(),
+        port.unwrap_or(API_PORT),
+    )))
+}
+
+/// Where others reach the API: as written, the host that of the data address if none is. Empty if there is none.
+pub fn management_address(written: &str, data_address: &str) -> String {
+    let Ok(Some((host, port))) = api_address(written) else {
+        return String::new();
+    };
+    let host = if host.is_empty() {
+        parts(data_address)
+            .ok()
+            .and_then(|(host, _)| host)
+            .unwrap_or_default()
+    } else {
+        &host
+    };
+    if host.is_empty() {
+        String::new()
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
 /// The address of ours by which packets to an endpoint leave. Sends none.
 fn local_address_to(endpoint: &str) -> io::Result<SocketAddr> {
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
@@ -118,6 +153,17 @@ mod tests {
             assert_eq!(data_address(written, store).as_deref(), Ok(address), "{written}");
         }
         assert_eq!(data_address(":99", "sqlite:///x").as_deref(), Ok(""));
+    }
+
+    #[test]
+    fn where_the_api_is_reached() {
+        assert_eq!(api_address(""), Ok(None));
+        assert_eq!(api_address(":99"), Ok(Some((String::new(), 99))));
+        assert_eq!(api_address("n1"), Ok(Some(("n1".to_owned(), API_PORT))));
+        assert_eq!(management_address(":99", "10.0.0.1:7481"), "10.0.0.1:99");
+        assert_eq!(management_address("[::1]:99", "10.0.0.1:7481"), "[::1]:99");
+        assert_eq!(management_address(":99", ""), "");
+        assert_eq!(management_address("", "10.0.0.1:7481"), "");
     }
 
     #[test]

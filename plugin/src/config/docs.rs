@@ -32,6 +32,13 @@ pub fn describe(key: &str) -> &'static str {
         "rebuild_after" => {
             "how long the node of a replica may be away before the replica is made anew on another node"
         }
+        "api.listen" => {
+            "where the API is served over TCP, with TLS and tokens: HOST:PORT, HOST, or :PORT; the port is 7480 if it is left out. Empty: only on the socket"
+        }
+        "api.cert" => {
+            "PEM file with the certificate of the API; empty: the daemon makes one for itself in its state directory"
+        }
+        "api.key" => "PEM file with the key of that certificate",
         "docker.socket" => "the driver's socket, where dockerd finds it; the file's name is the driver's",
         "docker.api" => {
             "dockerd's own socket, through which the daemon makes a new dockerd use the driver once (Swarm lists a driver only then); empty to leave it alone"

@@ -56,6 +56,8 @@ pub struct Config {
     pub lease: Span,
     /// How long a replica's node may be away before the replica is made anew elsewhere.
     pub rebuild_after: Span,
+    /// The API over the network.
+    pub api: Network,
     /// Docker.
     pub docker: Docker,
     /// Pools.
@@ -64,6 +66,18 @@ pub struct Config {
     pub log: Log,
     /// Deadlines.
     pub timeout: Timeouts,
+}
+
+/// Settings of the API over the network.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// Where it is served with TLS: `HOST:PORT`, `:PORT` or `HOST`; empty: nowhere.
+    pub listen: String,
+    /// Certificate, and those that lead to its authority.
+    pub cert: PathBuf,
+    /// The key of that certificate.
+    pub key: PathBuf,
 }
 
 /// Settings about Docker.
@@ -145,6 +159,7 @@ impl Default for Config {
             data_address: String::new(),
             lease: Span::seconds(8),
             rebuild_after: Span::seconds(600),
+            api: Network::default(),
             docker: Docker::default(),
             pool: Pool::default(),
             log: Log::default(),
@@ -212,6 +227,8 @@ impl Config {
             ("store_ca", &self.store_ca),
             ("store_cert", &self.store_cert),
             ("store_key", &self.store_key),
+            ("api.cert", &self.api.cert),
+            ("api.key", &self.api.key),
         ] {
             if !path.as_os_str().is_empty() && !path.is_absolute() {
                 faults.push((
@@ -225,6 +242,15 @@ impl Config {
                 "store_key",
                 "a certificate and its key go together: set store_cert and store_key, or neither".to_owned(),
             ));
+        }
+        if self.api.cert.as_os_str().is_empty() != self.api.key.as_os_str().is_empty() {
+            faults.push((
+                "api.key",
+                "a certificate and its key go together: set api.cert and api.key, or neither".to_owned(),
+            ));
+        }
+        if let Err(why) = address::check(&self.api.listen) {
+            faults.push(("api.listen", why));
         }
         if let Err(why) = address::check(&self.data_address) {
             faults.push(("data_address", why));

@@ -57,6 +57,11 @@ impl Attached {
         }
     }
 
+    /// Whether its file system is meant to take no writes.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.options.is_read_only()
+    }
+
     /// What uses it, for people elsewhere who want it.
     pub(super) fn user(&self) -> String {
         let own = self.target.file_name();

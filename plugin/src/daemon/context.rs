@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use bulkhead_cluster::catalogue::Catalogue;
+use bulkhead_cluster::events::Events;
 use bulkhead_cluster::nodes::Nodes;
 use bulkhead_cluster::store::{self, Store};
 use bulkhead_cluster::volumes::{Volume as Stored, VolumeError, Volumes};
@@ -16,6 +17,7 @@ use bulkhead_engine::pool::PoolOwner;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
+use super::alerts::Surface;
 use super::attach::Attached;
 use super::engine::{Places, addresses};
 use super::identity::Identity;
@@ -65,6 +67,8 @@ pub(super) struct Daemon {
     pub(super) verifies: Mutex<BTreeMap<VolumeId, Comparison>>,
     /// Where the engine says that a volume has ended.
     pub(super) ended: mpsc::UnboundedSender<(String, VolumeId, String)>,
+    /// What is kept for those who look.
+    pub(super) surface: Surface,
     pub(super) started_at: SystemTime,
 }
 
@@ -109,7 +113,7 @@ impl Daemon {
             cluster,
             nodes: Nodes::new(store.clone()),
             volumes: Volumes::new(store.clone()),
-            store,
+            store: store.clone(),
             catalogue,
             membership,
             engine: Node::start(engine).context("the engine cannot start")?,
@@ -124,6 +128,7 @@ impl Daemon {
             failures: Mutex::default(),
             verifies: Mutex::default(),
             ended,
+            surface: Surface::new(Events::new(store.clone(), node, 0)),
             started_at: SystemTime::now(),
             config,
         });

@@ -208,6 +208,7 @@ impl Daemon {
             ));
         }
         problems.extend(self.strange.lock().iter().cloned());
+        problems.extend(self.surface.api_trouble.lock().clone());
         problems
     }
 

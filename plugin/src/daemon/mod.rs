@@ -1,6 +1,8 @@
 //! The daemon: engine, cluster and faces in one process. Owns their order: sockets first, so that dockerd never waits
 //! for a driver that is only starting; then the store, the pools and what an earlier run left; then "ready".
 
+mod access;
+mod alerts;
 mod attach;
 mod classes;
 mod context;
@@ -15,6 +17,8 @@ mod instance;
 mod listen;
 mod members;
 mod membership;
+mod metrics;
+mod network;
 mod node;
 mod pools;
 mod rebuild;
@@ -40,11 +44,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::api::Api;
+use crate::api::{Api, Peer};
 use crate::cli::{Code, DaemonArgs};
 use crate::config::{self, Config, ConfigError};
 use crate::docker::{Deadlines, Driver, MountTable, Pace, reconcile as reconcile_mounts};
-use crate::http::{Listening, serve};
+use crate::http::{Listening, serve, serve_requests};
 use crate::service::{Management, VolumeService};
 use crate::telemetry;
 
@@ -141,6 +145,10 @@ async fn run(config: Config, promise: &MemoryPromise) -> anyhow::Result<()> {
         daemon.membership.leave().await;
     }
     servers.await;
+    let network = faces.network.lock().take();
+    if let Some(network) = network {
+        let _ = network.await;
+    }
     ended
 }
 
@@ -156,6 +164,8 @@ async fn serve_until_stopped(
         (Arc::new(daemon.clone()), Arc::new(daemon.clone()));
     faces.volumes.send_replace(Some(volumes));
     faces.node.send_replace(Some(node));
+    let network = network::serve(daemon.clone(), faces.api.clone(), stop.subscribe());
+    *faces.network.lock() = Some(tokio::spawn(network));
     telemetry::ready();
     let pace = Pace::default();
     let work = async {
@@ -165,6 +175,7 @@ async fn serve_until_stopped(
             dockerd::keep_known(config.docker.api.clone(), stop.subscribe()),
             membership::keep_telling(daemon.clone()),
             rebuild::keep_up(daemon.clone()),
+            alerts::keep_watch(daemon.clone()),
         );
         // They end only when they are told to stop.
         std::future::pending().await
@@ -182,7 +193,9 @@ async fn serve_until_stopped(
 /// The sockets and what stands behind them.
 struct Faces {
     driver: Arc<Driver>,
-    api: Arc<Api>,
+    api: Api,
+    /// The API over the network, once it is served there.
+    network: parking_lot::Mutex<Option<tokio::task::JoinHandle<()>>>,
     volumes: watch::Sender<Option<Arc<dyn VolumeService>>>,
     node: watch::Sender<Option<Arc<dyn Management>>>,
     daemon: watch::Sender<Option<Arc<Daemon>>>,
@@ -211,6 +224,7 @@ impl Faces {
         Ok(Self {
             driver: Driver::new(volumes.subscribe(), table, deadlines),
             api: Api::new(volumes.subscribe(), node.subscribe(), starting.subscribe()),
+            network: parking_lot::Mutex::default(),
             volumes,
             node,
             daemon: watch::Sender::new(None),
@@ -222,9 +236,11 @@ impl Faces {
     /// Serves both sockets; the future ends when both have ended.
     fn serve(&self, stop: &watch::Sender<bool>) -> impl Future<Output = ()> + use<> {
         let servers = self.sockets.lock().take().map(|(docker, control)| {
+            let api = self.api.clone();
+            let answer = move |request| api.clone().answer(request, Peer::Root);
             (
                 tokio::spawn(serve(docker, self.driver.clone(), stop.subscribe(), LINGER)),
-                tokio::spawn(serve(control, self.api.clone(), stop.subscribe(), LINGER)),
+                tokio::spawn(serve_requests(control, answer, stop.subscribe(), LINGER)),
             )
         });
         async {

@@ -111,7 +111,16 @@ impl Daemon {
         }
         if let Some((attached, status)) = attached {
             let sole = record.members().count() < 2;
-            let condition = attached_condition(attached, status, sole, &self.node_name);
+            let mut condition = attached_condition(attached, status, sole, &self.node_name);
+            if condition.healthy && self.surface.read_only.lock().contains(&record.id) {
+                condition = Condition::ill(
+                    "attached",
+                    format!(
+                        "up, attached on {}, but its file system has become read-only after an error (see dmesg); stop what uses it, and it is checked when it is mounted again",
+                        self.node_name
+                    ),
+                );
+            }
             return self.with_redundancy(record, condition, true);
         }
         let elsewhere = |primary: &&Primary| primary.node != self.node;

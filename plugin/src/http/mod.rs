@@ -1,26 +1,30 @@
-//! HTTP/1.1 with JSON on a Unix socket: accepts, reads a bounded body within a deadline, answers. Owns connections and
+//! HTTP/1.1 on Unix sockets and on TCP with TLS: accepts, reads a bounded body within a deadline, answers. Owns connections and
 //! their limits; knows nothing of what is asked. No request, however malformed, ends the process or goes unanswered.
 
+mod accept;
 mod socket;
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+pub use accept::{Accept, TlsListening};
 pub use socket::{Listening, SocketError};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The largest body that is read, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
@@ -112,43 +116,63 @@ struct Closed;
 pub async fn serve<H: Handler>(
     listening: Listening,
     handler: Arc<H>,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
     linger: Duration,
 ) {
+    let service = move |request| respond(request, handler.clone());
+    serve_requests(listening, service, stop, linger).await;
+}
+
+/// The same for whoever answers requests as they come.
+pub async fn serve_requests<A, S, F, B, E>(
+    accept: A,
+    service: S,
+    mut stop: watch::Receiver<bool>,
+    linger: Duration,
+) where
+    A: Accept,
+    S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Response<B>, E>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    E: Into<BoxError> + 'static,
+{
+    let accept = Arc::new(accept);
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = accept(listening.listener(), &permits) => accepted,
+            accepted = next(&*accept, &permits) => accepted,
             Some(_) = connections.join_next() => continue,
             _ = stop.wait_for(|stop| *stop) => break,
         };
-        let Some((stream, permit)) = accepted else {
+        let Some((raw, permit)) = accepted else {
             break;
         };
-        let handler = handler.clone();
+        let (accept, service, stop) = (Arc::downgrade(&accept), service.clone(), stop.clone());
         connections.spawn(async move {
-            connection(stream, handler).await;
+            let Some(accept) = accept.upgrade() else { return };
+            let secured = timeout(READ_DEADLINE, accept.secure(raw)).await;
+            drop(accept);
+            if let Ok(Some(stream)) = secured {
+                connection::<A, _, _, _, _>(stream, service, stop).await;
+            }
             drop(permit);
         });
     }
     // New callers are refused at once rather than left in the queue.
-    drop(listening);
+    drop(accept);
     let ended = timeout(linger, async { while connections.join_next().await.is_some() {} }).await;
     if ended.is_err() {
         tracing::warn!(calls = connections.len(), "calls are still under way at the stop");
     }
 }
 
-async fn accept(
-    listener: &UnixListener,
-    permits: &Arc<Semaphore>,
-) -> Option<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
+async fn next<A: Accept>(accept: &A, permits: &Arc<Semaphore>) -> Option<(A::Raw, OwnedSemaphorePermit)> {
     // Closed never: the semaphore lives as long as the loop.
     let permit = permits.clone().acquire_owned().await.ok()?;
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return Some((stream, permit)),
+        match accept.accept().await {
+            Ok(raw) => return Some((raw, permit)),
             Err(error) => {
                 // Out of descriptors, mostly: waiting is all that helps, and it must not become a busy loop.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -158,20 +182,32 @@ async fn accept(
     }
 }
 
-async fn connection<H: Handler>(stream: UnixStream, handler: Arc<H>) {
-    let service = service_fn(move |request| {
-        let handler = handler.clone();
-        async move { respond(request, handler).await }
-    });
+async fn connection<A, S, F, B, E>(stream: A::Stream, service: S, mut stop: watch::Receiver<bool>)
+where
+    A: Accept,
+    S: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Response<B>, E>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    E: Into<BoxError> + 'static,
+{
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(READ_DEADLINE)
-        // One call a connection: an idle one that we close just as the client writes would look like a dead daemon.
-        .keep_alive(false)
+        // One call a connection on a Unix socket: an idle one that we close just as the client writes would look like a dead
+        // daemon.
+        .keep_alive(A::KEEP_ALIVE)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
+        .serve_connection(TokioIo::new(stream), service_fn(service));
+    let mut served = pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = async { let _ = stop.wait_for(|stop| *stop).await; } => {
+            // An idle one ends at once, the others after their answer.
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }
 }
@@ -209,7 +245,8 @@ async fn respond<H: Handler>(
     }
 }
 
-async fn read_body(mut body: Incoming) -> Result<Bytes, BadRequest> {
+/// Reads a body within the limits.
+pub async fn read_body<B: Body<Data = Bytes> + Unpin>(mut body: B) -> Result<Bytes, BadRequest> {
     let read = async {
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {

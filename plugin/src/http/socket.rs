@@ -104,7 +104,7 @@ impl Listening {
         })
     }
 
-    pub(super) fn listener(&self) -> &UnixListener {
+    pub(super) const fn listener(&self) -> &UnixListener {
         &self.listener
     }
 }

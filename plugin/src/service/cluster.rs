@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::rfc3339;
 
 /// A node of the cluster.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodeView {
     /// Its name.
     pub name: String,
@@ -24,6 +25,7 @@ pub struct NodeView {
     pub healthy: bool,
     /// Since when it is as it is, if that is known here.
     #[serde(with = "rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<SystemTime>,
     /// Version of its daemon.
     pub version: String,
@@ -35,6 +37,7 @@ pub struct NodeView {
     pub labels: BTreeMap<String, String>,
     /// When it joined.
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub joined_at: SystemTime,
     /// Its pools.
     pub pools: Vec<NodePoolView>,
@@ -47,11 +50,12 @@ pub struct NodeView {
     pub volumes: Vec<NodeVolumeView>,
     /// As of when this is true, if it may be out of date.
     #[serde(with = "rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub as_of: Option<SystemTime>,
 }
 
 /// A pool of a node, as that node last told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodePoolView {
     /// Its identity.
     pub id: String,
@@ -74,7 +78,7 @@ pub struct NodePoolView {
 }
 
 /// What a node has to do with a volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeVolumeView {
     /// Its name.
     pub name: String,
@@ -85,7 +89,7 @@ pub struct NodeVolumeView {
 }
 
 /// Labels that are to be set and removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelChange {
     /// To be set.
@@ -97,7 +101,7 @@ pub struct LabelChange {
 }
 
 /// A storage class. What is `None` the volume's own options or the defaults decide.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClassView {
     /// Its name.
     pub name: String,
@@ -119,13 +123,14 @@ pub struct ClassView {
     pub labels: BTreeMap<String, String>,
     /// When it was made.
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: SystemTime,
     /// Number of volumes that were made with it.
     pub volumes: usize,
 }
 
 /// What a storage class is to be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClassRequest {
     /// Its name.
@@ -139,7 +144,7 @@ pub struct ClassRequest {
 }
 
 /// The class that volumes without one take.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DefaultClass {
     /// Its name, or none.
@@ -147,7 +152,7 @@ pub struct DefaultClass {
 }
 
 /// The cluster at a glance.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterView {
     /// Its name.
     pub name: String,
@@ -155,6 +160,7 @@ pub struct ClusterView {
     pub id: String,
     /// When it was made, if this node has ever heard.
     #[serde(with = "rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub created_at: Option<SystemTime>,
     /// Whether everything is all right.
     pub healthy: bool,
@@ -170,11 +176,12 @@ pub struct ClusterView {
     pub capacity: CapacityView,
     /// As of when this is true, if it may be out of date.
     #[serde(with = "rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub as_of: Option<SystemTime>,
 }
 
 /// Pools together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CapacityView {
     /// How many.
     pub pools: usize,
@@ -189,7 +196,7 @@ pub struct CapacityView {
 }
 
 /// The metadata store.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StoreView {
     /// What it is and where, without secrets.
     pub name: String,
@@ -199,6 +206,7 @@ pub struct StoreView {
     pub reachable: bool,
     /// Since when it does, or does not.
     #[serde(with = "rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<SystemTime>,
     /// Why it does not.
     pub reason: Option<String>,
@@ -206,6 +214,7 @@ pub struct StoreView {
     pub latency_ms: Option<f64>,
     /// As of when this node's own copy of the records is true; now, unless the store is away.
     #[serde(with = "rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub copy_as_of: Option<SystemTime>,
     /// Its servers, where it was asked for them and told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -216,7 +225,7 @@ pub struct StoreView {
 }
 
 /// A server of the store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StoreMemberView {
     /// Its name.
     pub name: String,

@@ -1,6 +1,8 @@
 //! What the faces (Docker driver, API) ask of the daemon. Owns the trait and its errors; decides nothing.
 
+mod access;
 mod cluster;
+mod event;
 mod node;
 mod replica;
 mod rfc3339;
@@ -13,10 +15,12 @@ use thiserror::Error;
 
 use crate::options::VolumeRequest;
 
+pub use access::{NewTokenView, Role, TokenRequest, TokenView};
 pub use cluster::{
     CapacityView, ClassRequest, ClassView, ClusterView, DefaultClass, LabelChange, NodePoolView, NodeView,
     NodeVolumeView, StoreMemberView, StoreView,
 };
+pub use event::{AlertView, EventKind, EventView, ObjectView, Severity};
 pub use node::{PoolRequest, PoolView, StatusView};
 pub use replica::ReplicaDiskView;
 pub use volume::{
@@ -53,6 +57,12 @@ pub enum ServiceError {
     #[error("{0}")]
     Failed(String),
 }
+
+/// Nothing more is to be said.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
+pub struct Done {}
 
 /// This node and its pools.
 #[async_trait]
@@ -149,7 +159,39 @@ pub trait RepairService: Send + Sync + 'static {
     async fn stop_verify(&self, name: &str) -> Result<(), ServiceError>;
 }
 
-/// All that the command line asks about this node and its cluster.
-pub trait Management: NodeService + ClusterService + RepairService {}
+/// Who may use the API over the network.
+#[async_trait]
+pub trait AccessService: Send + Sync + 'static {
+    /// Makes a token; what it is is told this once.
+    async fn create_token(&self, request: &TokenRequest) -> Result<NewTokenView, ServiceError>;
 
-impl<T: NodeService + ClusterService + RepairService> Management for T {}
+    /// All tokens, by name.
+    async fn tokens(&self) -> Result<Vec<TokenView>, ServiceError>;
+
+    /// Ends a token.
+    async fn delete_token(&self, name: &str) -> Result<(), ServiceError>;
+
+    /// What a token allows, if it is one. Takes the same time whatever is given; asks nobody.
+    fn authenticate(&self, token: &str) -> Option<Role>;
+}
+
+/// What happened, and what is wrong.
+#[async_trait]
+pub trait WatchService: Send + Sync + 'static {
+    /// What is wrong now, the worst first.
+    async fn alerts(&self) -> Result<Vec<AlertView>, ServiceError>;
+
+    /// What happened, as far as it is kept, oldest first.
+    async fn events(&self) -> Result<Vec<EventView>, ServiceError>;
+
+    /// Changes whenever something may have happened; closed when the daemon ends.
+    fn news(&self) -> tokio::sync::watch::Receiver<bulkhead_cluster::store::Revision>;
+
+    /// All figures of this node and of the volumes on it, for Prometheus.
+    async fn metrics(&self) -> Result<String, ServiceError>;
+}
+
+/// All that the command line asks about this node and its cluster.
+pub trait Management: NodeService + ClusterService + RepairService + AccessService + WatchService {}
+
+impl<T: NodeService + ClusterService + RepairService + AccessService + WatchService> Management for T {}

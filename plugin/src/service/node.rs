@@ -6,29 +6,33 @@ use std::time::SystemTime;
 
 use bulkhead_cluster::schema::IoPriority;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{StoreView, rfc3339};
 
 /// What a person wants as a pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PoolRequest {
     /// A block device, or a file that is made if it does not exist.
+    #[schema(value_type = String)]
     pub device: PathBuf,
     /// Size of a file that is made, in bytes.
     #[serde(default)]
     pub size: Option<u64>,
     /// How fast it is; found out if it is not given.
     #[serde(default)]
+    #[schema(value_type = Option<String>, pattern = "^(high|medium|low)$")]
     pub priority: Option<IoPriority>,
 }
 
 /// A pool, as the faces show it. Sizes are in bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PoolView {
     /// Its identity.
     pub id: String,
     /// The device or file.
+    #[schema(value_type = String)]
     pub device: PathBuf,
     /// What it is made of: ssd, hdd, …
     pub medium: String,
@@ -51,7 +55,7 @@ pub struct PoolView {
 }
 
 /// This node and all that it knows, on one screen.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StatusView {
     /// Version of the daemon.
     pub version: String,
@@ -71,6 +75,7 @@ pub struct StatusView {
     pub store: StoreView,
     /// Since when the daemon runs.
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub started_at: SystemTime,
     /// Whether everything is all right.
     pub healthy: bool,

@@ -6,13 +6,15 @@ use std::time::SystemTime;
 use bulkhead_engine::disk::Inspection;
 use bulkhead_engine::format::FailCause;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::rfc3339;
 
 /// A replica as its files say that it is. Sizes are in bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReplicaDiskView {
     /// Its directory.
+    #[schema(value_type = String)]
     pub path: PathBuf,
     /// The cluster that it belongs to.
     pub cluster: String,
@@ -60,6 +62,7 @@ pub struct ReplicaDiskView {
     pub incarnation: String,
     /// When its metadata was last written.
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub modified: SystemTime,
 }
 

@@ -36,3 +36,19 @@ pub(super) mod option {
             .transpose()
     }
 }
+
+/// The same to the millisecond.
+pub(super) mod millis {
+    use std::time::SystemTime;
+
+    use serde::Serializer;
+
+    pub(in crate::service) use super::deserialize;
+
+    pub(in crate::service) fn serialize<S: Serializer>(
+        moment: &SystemTime,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_millis(*moment))
+    }
+}

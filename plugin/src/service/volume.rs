@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{ReplicaDiskView, rfc3339};
 
 /// A volume as the faces show it. Made from what the node knows already: to get one never waits for a stuck volume.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VolumeView {
     /// Its name.
     pub name: String,
@@ -17,8 +18,10 @@ pub struct VolumeView {
     pub id: String,
     /// When it was created.
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: SystemTime,
     /// Where it is mounted on this node.
+    #[schema(value_type = Option<String>)]
     pub mountpoint: Option<PathBuf>,
     /// One word: creating, ready, attached, failed, deleting, …
     pub state: String,
@@ -58,11 +61,12 @@ pub struct VolumeView {
     pub epoch: u32,
     /// As of when this is true, if it may be out of date.
     #[serde(with = "rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub as_of: Option<SystemTime>,
 }
 
 /// A replica of a volume, as the faces show it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReplicaView {
     /// Its identity.
     pub id: String,
@@ -76,10 +80,12 @@ pub struct ReplicaView {
     pub healthy: bool,
     /// Since when it is so, if the record tells.
     #[serde(with = "rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<SystemTime>,
     /// If it is not in sync: the tick up to which it is known to hold everything.
     pub tick: Option<String>,
     /// Its directory, if it is on the node that answers.
+    #[schema(value_type = Option<String>)]
     pub path: Option<PathBuf>,
     /// How far its rebuild is, if the volume is attached on the node that answers.
     pub rebuild: Option<RebuildView>,
@@ -88,7 +94,7 @@ pub struct ReplicaView {
 }
 
 /// How far a rebuild is.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RebuildView {
     /// Bytes that have been copied.
     pub copied: u64,
@@ -103,19 +109,20 @@ pub struct RebuildView {
 }
 
 /// Where a volume is attached, or is to be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AttachedView {
     /// Name of the node.
     pub node: String,
     /// Since when, if it is known.
     #[serde(with = "rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<SystemTime>,
     /// What uses it there, if that is known.
     pub user: Option<String>,
 }
 
 /// The wish to let one replica go on alone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ForceRequest {
     /// Its node, or its id.
@@ -126,7 +133,7 @@ pub struct ForceRequest {
 }
 
 /// What letting one replica go on alone means, and whether it was done.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ForceView {
     /// The volume.
     pub volume: String,
@@ -136,6 +143,7 @@ pub struct ForceView {
     pub standing: String,
     /// Since when, if the record tells.
     #[serde(with = "rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<SystemTime>,
     /// The replica as its files say that it is.
     pub disk: ReplicaDiskView,
@@ -150,7 +158,7 @@ pub struct ForceView {
 }
 
 /// The wish to compare the members of a volume.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyRequest {
     /// Whether what differs is mended: by what more than half of the members hold.
@@ -162,7 +170,7 @@ pub struct VerifyRequest {
 }
 
 /// How far a comparison of the members is, or what came of the last one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyView {
     /// The volume.
     pub volume: String,
@@ -170,6 +178,7 @@ pub struct VerifyView {
     pub running: bool,
     /// When it was started.
     #[serde(with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub started_at: SystemTime,
     /// Bytes of the volume that have been compared.
     pub compared: u64,
@@ -188,7 +197,7 @@ pub struct VerifyView {
 }
 
 /// How a comparison ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VerifyEnd {
     /// The whole volume was compared.
@@ -200,7 +209,7 @@ pub enum VerifyEnd {
 }
 
 /// A piece of a volume in which members differ.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DifferenceView {
     /// Its first byte.
     pub offset: u64,

@@ -9,6 +9,7 @@
     reason = "a test that meets what it does not expect has failed"
 )]
 
+mod api;
 mod cli;
 mod client;
 mod cluster;

@@ -151,6 +151,11 @@ fn known(fs: FsKind) -> &'static [&'static str] {
 }
 
 impl MountOptions {
+    /// Whether the file system is to take no writes.
+    pub const fn is_read_only(&self) -> bool {
+        self.flags.contains(MsFlags::MS_RDONLY)
+    }
+
     /// Checks the options for this file system. An empty text is none.
     pub fn parse(fs: FsKind, text: &str) -> Result<Self, HostError> {
         let mut flags = MsFlags::empty();

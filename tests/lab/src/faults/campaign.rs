@@ -115,7 +115,9 @@ impl Run {
                 self.lose_a_node()?;
             }
             let holders = self.holders()?;
-            let (blow, length) = Blow::choose(&mut self.rng, &self.lab, self.home, &holders);
+            let (blow, length) = Blow::choose(&mut self.rng, &self.lab, self.home, &holders, |kind| {
+                self.dealt.contains_key(kind)
+            });
             if blow.needs_whole() || (self.takes_all(blow) && blow.host() != Some(self.home)) {
                 // What was acknowledged at the moment of the cut and is noted only after it could not be told apart if the
                 // workload lived on elsewhere.
@@ -421,6 +423,16 @@ impl Run {
         let begin = Instant::now();
         self.await_whole()?;
         self.say(format!("whole after {:.1} s", begin.elapsed().as_secs_f64()));
+        // Under load, as an operator would ask.
+        let said = self
+            .lab
+            .node(self.home)
+            .bulkhead
+            .cli(&format!("volume verify {VOLUME}"))
+            .within(WHOLE)
+            .run()
+            .context("the members are compared under load")?;
+        self.say(said.lines().last().unwrap_or("verified"));
         let dockerd = &self.lab.node(self.home).dockerd;
         dockerd.docker(["rm", "-f", FIO]).output()?;
         self.register.remove(dockerd)?;
