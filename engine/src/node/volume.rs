@@ -21,7 +21,7 @@ use super::status::VolumeEvent;
 use super::timer::Alarm;
 use super::{Node, clock};
 use crate::geometry::{ByteRange, Geometry};
-use crate::ids::{Epoch, Incarnation, ReplicaId, VolumeId};
+use crate::ids::{Epoch, Incarnation, NodeId, ReplicaId, VolumeId};
 use crate::io::{BlockDevice, BlockOp, Completion, Data, IoError};
 use crate::machine::primary::{EndReason, Event, Op, PrimaryConfig, Revision};
 use crate::machine::{Primary, Record};
@@ -71,9 +71,11 @@ impl Volume {
         check_record(node, &config)?;
         node.enter_volume(config.volume, config.record.epoch)?;
         let sole = look_at_sole_member(node, &config)?;
+        let dead = config.dead.clone();
         let this = Self::attach(node, config);
         node.note_volume(&this);
         this.begin();
+        this.post(Event::Dead(dead));
         drop(sole);
         this.wait_until_serving()?;
         Ok(this)
@@ -240,6 +242,13 @@ impl Volume {
     pub fn record_seen(&self, record: Record, revision: Revision) {
         if let Some(this) = self.myself.upgrade() {
             this.post(Event::Watched { record, revision });
+        }
+    }
+
+    /// These nodes, and no others, are dead by the store: members there that are away are not waited for.
+    pub fn dead_nodes(&self, nodes: Vec<NodeId>) {
+        if let Some(this) = self.myself.upgrade() {
+            this.post(Event::Dead(nodes));
         }
     }
 
