@@ -32,6 +32,8 @@ pub(super) struct Away {
     pools: BTreeMap<PoolId, Instant>,
     /// Nodes that belong to the cluster.
     known: BTreeSet<NodeId>,
+    /// Replicas that have failed.
+    failed: BTreeMap<ReplicaId, Instant>,
     /// Of these, nodes that are to get nothing new, or to be emptied.
     leaving: BTreeSet<NodeId>,
 }
@@ -96,6 +98,11 @@ impl Away {
             pools.insert(pool.id, self.pools.get(&pool.id).copied().unwrap_or(now));
         }
         (self.nodes, self.pools) = (nodes, pools);
+        let replicas = contents.volumes().flat_map(|volume| &volume.replicas);
+        let failed = replicas.filter(|replica| replica.made && replica.trouble.is_some());
+        self.failed = failed
+            .map(|replica| (replica.id, self.failed.get(&replica.id).copied().unwrap_or(now)))
+            .collect();
         let known = contents
             .nodes()
             .filter(|node| node.record.duty != NodeDuty::Decommissioned)
@@ -232,7 +239,12 @@ impl Daemon {
             changes.extend(self.addition(volume, lost, contents));
         }
         if changes.is_empty() && is_short(volume, lost) {
-            changes.extend(making_room(volume));
+            let after = self.config.rebuild_after.duration();
+            let long = |replica: &Replica| {
+                let since = away.failed.get(&replica.id);
+                since.is_some_and(|since| since.elapsed() >= after)
+            };
+            changes.extend(making_room(volume, long));
         }
         changes
     }
@@ -314,15 +326,15 @@ fn discards(volume: &VolumeRecord, lost: impl Fn(&Replica) -> bool) -> Vec<Repli
         .collect()
 }
 
-/// A replica that has failed, where no other node can take a new one: it makes room for one in its own place. Until then it is
-/// kept, as a person may have use for it if the others are lost.
-fn making_room(volume: &VolumeRecord) -> Option<ReplicaChange> {
+/// A replica that has failed, where no other node can take a new one for long: it makes room for one in its own place. Until
+/// then it is kept, as a person may have use for it if the others are lost.
+fn making_room(volume: &VolumeRecord, for_long: impl Fn(&Replica) -> bool) -> Option<ReplicaChange> {
     let has_failed = |replica: &&Replica| {
         let is_out = matches!(
             replica.state,
             ReplicaState::Stale { .. } | ReplicaState::Rebuilding { .. }
         );
-        is_out && replica.made && replica.trouble.is_some()
+        is_out && replica.made && replica.trouble.is_some() && for_long(replica)
     };
     let failed = volume.replicas.iter().find(has_failed)?;
     Some(ReplicaChange::Discard { replica: failed.id })
@@ -367,13 +379,17 @@ mod tests {
         let lost = |replica: &Replica| away.is_lost(replica, after);
         record.replicas[1].trouble = Some("it has failed: EIO".to_owned());
         assert!(
-            making_room(&record).is_none() && !is_short(&record, lost),
+            making_room(&record, |_| true).is_none() && !is_short(&record, lost),
             "its primary has not left it behind yet"
         );
         let tick = Tick::ZERO;
         record.replicas[1].state = ReplicaState::Stale { tick };
         assert!(is_short(&record, lost) && discards(&record, lost).is_empty());
-        let Some(ReplicaChange::Discard { replica }) = making_room(&record) else {
+        assert!(
+            making_room(&record, |_| false).is_none(),
+            "a node may be back in a minute"
+        );
+        let Some(ReplicaChange::Discard { replica }) = making_room(&record, |_| true) else {
             panic!("it is of no use to the others");
         };
         assert_eq!(replica, failed);
@@ -389,7 +405,7 @@ mod tests {
         // One that only lacks something is waited for.
         record.replicas.pop();
         record.replicas[1].trouble = None;
-        assert!(making_room(&record).is_none() && !is_short(&record, lost));
+        assert!(making_room(&record, |_| true).is_none() && !is_short(&record, lost));
     }
 
     #[test]
