@@ -254,7 +254,7 @@ pub fn catch_up(spread: u32, absence: u32, tell: impl Fn(&str)) -> Result<CatchU
         let counted = scene
             .lab
             .host(other)
-            .sh("awk '/:/ && !/lo:/ { all += $2 } END { print all }' /proc/net/dev")
+            .sh("awk '/:/ && !/lo:/ { all += $2 } END { printf \"%.0f\", all }' /proc/net/dev")
             .run()?;
         counted
             .trim()
