@@ -187,6 +187,7 @@ impl<P: Payload> Primary<P> {
             pace: Pace::new(now, config.copy_floor, config.geometry.chunk_size()),
             verify: None,
             doubt: None,
+            dead: Vec::new(),
             alone_since: None,
             last_contact: now,
             contact_sought: now,
