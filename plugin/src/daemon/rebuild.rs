@@ -34,7 +34,7 @@ pub(super) struct Away {
     known: BTreeSet<NodeId>,
     /// Replicas that have failed.
     failed: BTreeMap<ReplicaId, Instant>,
-    /// Of these, nodes that are to get nothing new, or to be emptied.
+    /// Nodes that are to get nothing new, or to be emptied.
     leaving: BTreeSet<NodeId>,
 }
 
