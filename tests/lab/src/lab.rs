@@ -111,9 +111,12 @@ impl Lab {
     /// The index of the host whose member of the store leads, as the network's own host sees it.
     pub fn store_leader(&self) -> Result<usize> {
         let kind = self.store.context("this lab has no store")?;
-        let servers = self.members.iter().filter(|member| member.store.is_some()).count();
-        store::leader(kind, self.switch.host(), u8::try_from(servers)?)
-            .map(|number| usize::from(number) - 1)
+        let servers = self
+            .members
+            .iter()
+            .filter(|member| member.store.is_some())
+            .count();
+        store::leader(kind, self.switch.host(), u8::try_from(servers)?).map(|number| usize::from(number) - 1)
     }
 
     /// Does the same on every member at once.
