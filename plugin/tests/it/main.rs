@@ -24,3 +24,4 @@ mod restored;
 mod several;
 mod shelf;
 mod takeover;
+mod upkeep;

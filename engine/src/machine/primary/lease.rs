@@ -97,7 +97,7 @@ impl<P: Payload> Primary<P> {
             let at = &self.peers[peer];
             let stale = at.told < self.settled_for(peer);
             let silent = !at.local && self.now.since(at.last_ping) >= interval;
-            if at.is_up() && (stale || silent) {
+            if at.is_up() && (stale || silent) && !self.is_released(peer) {
                 self.ping(peer, out);
             }
         }

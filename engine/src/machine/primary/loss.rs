@@ -24,6 +24,13 @@ pub(super) struct Raising {
     removed: Peers,
 }
 
+impl Raising {
+    /// Everybody who has something to do with it.
+    pub(super) const fn peers(&self) -> Peers {
+        self.waiting | self.removed
+    }
+}
+
 impl<P: Payload> Primary<P> {
     /// Members, and the replica whose joining is under way: it may be a member already.
     pub(super) fn counted(&self) -> Peers {
@@ -60,6 +67,20 @@ impl<P: Payload> Primary<P> {
         self.stirred = true;
     }
 
+    /// D6: this replica answered something wrong; it is to mark itself as failed, whenever it can be told. It goes, but the
+    /// connection stays until it has answered, or is removed: what is hung up upon may not be heard.
+    pub(super) fn spoil(&mut self, peer: PeerId, cause: FailCause, out: &mut Vec<Action<P>>) {
+        self.peers[peer].condemned = Some(Condemned::Final(Some(cause)));
+        if self.config.faults.has(Fault::FailNotTold) {
+            self.hang_up(peer, out);
+            self.stirred = true;
+            return;
+        }
+        self.peers[peer].spoiled = Some(cause);
+        self.send(peer, Request::Fail(cause), Purpose::Nothing, out);
+        self.stirred = true;
+    }
+
     /// L1: condemns members that are away or do not answer, as long as another one is sound: with the last one there is
     /// nothing but patience.
     pub(super) fn condemn_late(&mut self, out: &mut Vec<Action<P>>) {
@@ -74,7 +95,7 @@ impl<P: Payload> Primary<P> {
                 .is_some_and(|since| self.now.since(since) >= deadline);
             let oldest = at.outstanding.first_key_value().map(|(_, sent)| sent.since);
             let late = at.is_up() && oldest.is_some_and(|since| self.now.since(since) >= deadline);
-            if !(away || late) || at.condemned.is_some() {
+            if !(away || late) || at.condemned.is_some() || self.is_released(peer) {
                 continue;
             }
             if at.is_member() || self.is_joining(peer) {
@@ -136,6 +157,11 @@ impl<P: Payload> Primary<P> {
             }
             return;
         }
+        let is_dead = |peer: PeerId| self.dead.contains(&self.peers[peer].node);
+        if self.config.faults.has(Fault::DeadUnrecorded) && each(condemned).all(is_dead) {
+            self.removed(condemned, out);
+            return;
+        }
         self.change(Change::Remove(condemned), out);
         if self.config.faults.has(Fault::AckBeforeSwap) {
             for peer in each(condemned) {
@@ -176,18 +202,20 @@ impl<P: Payload> Primary<P> {
             self.ticks.enter(epoch);
         }
         let before = self.raising.take().map_or(0, |raising| raising.removed);
+        let released = (0..self.peers.len()).filter(|&peer| self.is_released(peer));
+        let released = released.fold(0, |all, peer| all | bit(peer));
         self.raising = Some(Raising {
             epoch,
             waiting: if self.config.faults.has(Fault::RaiseNotAwaited) {
                 0
             } else {
-                self.members
+                self.members & !released
             },
             removed: before | removed,
         });
         for peer in 0..self.peers.len() {
             let at = &self.peers[peer];
-            if !at.is_up() {
+            if !at.is_up() || released & bit(peer) != 0 {
                 continue;
             }
             let role = at.role();
