@@ -150,7 +150,7 @@ fn a_viewer_looks_and_an_admin_does() {
         serde_json::from_str::<Value>(&body).expect("JSON")["healthy"],
         json!(true)
     );
-    let volume = || Some(json!({"name": "v1", "options": {"size": "64M"}}));
+    let volume = || Some(json!({"name": "shop-data", "options": {"size": "64M"}}));
     let (status, body) = served.ask(Method::POST, "/v1/volumes", Some(&viewer), volume());
     assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
     for (method, path) in PATHS {
@@ -162,17 +162,17 @@ fn a_viewer_looks_and_an_admin_does() {
     }
     let (status, body) = served.ask(Method::POST, "/v1/volumes", Some(&admin), volume());
     assert_eq!(status, StatusCode::CREATED, "{body}");
-    let (status, body) = served.get("/v1/volumes/v1", &viewer);
+    let (status, body) = served.get("/v1/volumes/shop-data", &viewer);
     assert_eq!(status, StatusCode::OK, "{body}");
-    let (status, body) = served.get("/v1/volumes/v2", &viewer);
+    let (status, body) = served.get("/v1/volumes/shop-deta", &viewer);
     assert_eq!(status, StatusCode::NOT_FOUND);
-    assert!(body.contains("did you mean \\\"v1\\\""), "{body}");
+    assert!(body.contains("did you mean \\\"shop-data\\\""), "{body}");
     let (status, body) = served.get("/v1/tokens", &admin);
     assert_eq!(status, StatusCode::OK);
     assert!(body.contains("\"look\"") && !body.contains("hash"), "{body}");
     let (status, body) = served.ask(Method::PUT, "/v1/volumes", Some(&admin), None);
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{body}");
-    let (status, _) = served.ask(Method::DELETE, "/v1/volumes/v1", Some(&admin), None);
+    let (status, _) = served.ask(Method::DELETE, "/v1/volumes/shop-data", Some(&admin), None);
     assert_eq!(status, StatusCode::OK);
 
     // The same name twice is refused, an end in the future is kept, and a token that is deleted is none any more.
