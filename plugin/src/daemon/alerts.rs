@@ -25,7 +25,9 @@ use tokio::time::{sleep, timeout};
 use super::context::Daemon;
 use super::metrics;
 use crate::options::format_size;
-use crate::service::{AlertView, EventKind, EventView, ObjectView, ServiceError, Severity, WatchService};
+use crate::service::{
+    AlertView, EventKind, EventView, IoView, ObjectView, ServiceError, Severity, WatchService,
+};
 
 /// Between looks.
 const LOOK: Duration = Duration::from_secs(2);
@@ -86,6 +88,9 @@ pub(super) async fn keep_watch(daemon: Arc<Daemon>) {
         let freshness = daemon.catalogue.freshness();
         if freshness.away.is_some() || freshness.from_disk || !daemon.membership.is_alive() {
             continue;
+        }
+        if daemon.is_watchman() {
+            daemon.forget_nodes().await;
         }
         if let Err(error) = daemon.keep_alerts().await {
             tracing::debug!(%error, "what is wrong could not be told to the others yet");
@@ -172,13 +177,14 @@ impl Daemon {
         }
     }
 
+    fn is_watchman(&self) -> bool {
+        self.catalogue.read(watchman) == Some(self.node)
+    }
+
     async fn keep_alerts(&self) -> Result<(), EventError> {
         self.number_events();
         let (wrong, known) = self.catalogue.read(|contents| {
-            let watchman = contents
-                .nodes()
-                .filter_map(|node| node.live.map(|live| live.node))
-                .min();
+            let watchman = watchman(contents);
             let duties = Duties {
                 node: self.node,
                 watchman,
@@ -391,6 +397,14 @@ impl Daemon {
     }
 }
 
+/// Who sees to what is nobody's in particular.
+fn watchman(contents: &Contents) -> Option<NodeId> {
+    contents
+        .nodes()
+        .filter_map(|node| node.live.map(|live| live.node))
+        .min()
+}
+
 /// For which objects this node raises and clears alerts.
 struct Duties {
     node: NodeId,
@@ -465,6 +479,10 @@ impl WatchService for Arc<Daemon> {
 
     fn news(&self) -> watch::Receiver<Revision> {
         self.catalogue.changes()
+    }
+
+    async fn io(&self) -> Result<Vec<IoView>, ServiceError> {
+        Ok(metrics::io_views(self))
     }
 
     async fn metrics(&self) -> Result<String, ServiceError> {

@@ -14,6 +14,7 @@ mod force;
 mod health;
 mod identity;
 mod instance;
+mod life;
 mod listen;
 mod members;
 mod membership;

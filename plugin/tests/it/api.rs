@@ -86,7 +86,7 @@ const PATHS: [(&str, &str); 12] = [
     ("GET", "/metrics"),
     ("GET", "/v1/nothing"),
     ("PATCH", "/v1/volumes"),
-    ("GET", "/"),
+    ("GET", "/web/"),
 ];
 
 #[test]
@@ -150,7 +150,7 @@ fn a_viewer_looks_and_an_admin_does() {
         serde_json::from_str::<Value>(&body).expect("JSON")["healthy"],
         json!(true)
     );
-    let volume = || Some(json!({"name": "v1", "options": {"size": "64M"}}));
+    let volume = || Some(json!({"name": "shop-data", "options": {"size": "64M"}}));
     let (status, body) = served.ask(Method::POST, "/v1/volumes", Some(&viewer), volume());
     assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
     for (method, path) in PATHS {
@@ -162,17 +162,17 @@ fn a_viewer_looks_and_an_admin_does() {
     }
     let (status, body) = served.ask(Method::POST, "/v1/volumes", Some(&admin), volume());
     assert_eq!(status, StatusCode::CREATED, "{body}");
-    let (status, body) = served.get("/v1/volumes/v1", &viewer);
+    let (status, body) = served.get("/v1/volumes/shop-data", &viewer);
     assert_eq!(status, StatusCode::OK, "{body}");
-    let (status, body) = served.get("/v1/volumes/v2", &viewer);
+    let (status, body) = served.get("/v1/volumes/shop-deta", &viewer);
     assert_eq!(status, StatusCode::NOT_FOUND);
-    assert!(body.contains("did you mean \\\"v1\\\""), "{body}");
+    assert!(body.contains("did you mean \\\"shop-data\\\""), "{body}");
     let (status, body) = served.get("/v1/tokens", &admin);
     assert_eq!(status, StatusCode::OK);
     assert!(body.contains("\"look\"") && !body.contains("hash"), "{body}");
     let (status, body) = served.ask(Method::PUT, "/v1/volumes", Some(&admin), None);
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{body}");
-    let (status, _) = served.ask(Method::DELETE, "/v1/volumes/v1", Some(&admin), None);
+    let (status, _) = served.ask(Method::DELETE, "/v1/volumes/shop-data", Some(&admin), None);
     assert_eq!(status, StatusCode::OK);
 
     // The same name twice is refused, an end in the future is kept, and a token that is deleted is none any more.
@@ -384,4 +384,31 @@ fn figures_are_those_of_the_volume() {
         );
     }
     served.node.docker().unmount("v1", "a").ok();
+}
+
+#[test]
+fn the_page_is_there_and_may_load_nothing_from_elsewhere() {
+    let served = Served::start();
+    for (path, part) in [
+        ("/", "<title>Bulkhead"),
+        ("/web/app.js", "use strict"),
+        ("/web/style.css", ":root"),
+    ] {
+        let asked = async {
+            let page = format!("https://127.0.0.1:{}{path}", served.port);
+            served.client.get(page).send().await
+        };
+        let response = served.runtime.block_on(asked).expect("an answer");
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let policy = response.headers()["content-security-policy"]
+            .to_str()
+            .expect("text")
+            .to_owned();
+        assert!(
+            policy.contains("default-src 'none'") && !policy.contains("unsafe"),
+            "{policy}"
+        );
+        let text = served.runtime.block_on(response.text()).expect("a body");
+        assert!(text.contains(part), "{path}");
+    }
 }

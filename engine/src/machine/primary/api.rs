@@ -212,6 +212,12 @@ pub enum Event<P> {
     },
     /// End the verify that is under way.
     StopVerify,
+    /// A member is not wanted any more, as others are there: it leaves as one that is lost (L2), but nothing waits for it to be
+    /// missed. Passed over if no other member is sound.
+    Dismiss {
+        /// Which.
+        replica: ReplicaId,
+    },
     /// Detach in order: nothing uses the volume any more.
     Release,
     /// The time asked for by [`Action::SetTimer`] has come. May come late, and more often than asked for.

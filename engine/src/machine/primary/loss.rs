@@ -7,7 +7,7 @@ use super::peer::{Condemned, PeerId, Peers, Purpose, Sent, Standing, bit, each};
 use super::store::Change;
 use super::{Phase, Primary};
 use crate::format::FailCause;
-use crate::ids::Epoch;
+use crate::ids::{Epoch, ReplicaId};
 use crate::machine::faults::Fault;
 use crate::machine::payload::Payload;
 use crate::machine::protocol::Request;
@@ -93,6 +93,20 @@ impl<P: Payload> Primary<P> {
             } else if !at.outstanding.is_empty() && late {
                 self.hang_up(peer, out);
             }
+        }
+    }
+
+    /// Condemns a member that nobody wants any more. One that is heard of anew before the swap stays, and is dismissed again by
+    /// whoever still wants that.
+    pub(super) fn dismiss(&mut self, replica: ReplicaId) {
+        let Some(peer) = self.peers.iter().position(|peer| peer.id == replica) else {
+            return;
+        };
+        let others = self.sound_members() & !bit(peer);
+        let at = &mut self.peers[peer];
+        if self.phase == Phase::Serving && others != 0 && at.is_member() && at.condemned.is_none() {
+            at.condemned = Some(Condemned::Away);
+            self.stirred = true;
         }
     }
 

@@ -293,6 +293,7 @@ impl<P: Payload> Primary<P> {
             Event::Reached => self.last_contact = self.now,
             Event::Verify { id, repair } => self.verify(id, repair, out),
             Event::StopVerify => self.stop_verify(),
+            Event::Dismiss { replica } => self.dismiss(replica),
             Event::Release => self.release(out),
             Event::Timer => {
                 self.timer = self.timer.filter(|&timer| timer > self.now);
