@@ -202,7 +202,7 @@ impl Daemon {
                         ),
                         false,
                     )
-                } else if replacements(contents, volume) >= usize::from(volume.spec.repl) {
+                } else if replacements(contents, volume, id) >= usize::from(volume.spec.repl) {
                     (
                         format!("volume {name}: its replica is being replaced by another one"),
                         true,
@@ -249,10 +249,13 @@ impl Daemon {
     }
 }
 
-/// Replicas that are there or on their way, on nodes that are to keep them.
-fn replacements(contents: &Contents, volume: &VolumeRecord) -> usize {
-    let stays =
-        |replica: &&Replica| replica.state != ReplicaState::Removing && !is_leaving(contents, replica.node);
+/// Replicas that are there or on their way, on other nodes that are to keep them.
+fn replacements(contents: &Contents, volume: &VolumeRecord, without: NodeId) -> usize {
+    let stays = |replica: &&Replica| {
+        replica.state != ReplicaState::Removing
+            && replica.node != without
+            && !is_leaving(contents, replica.node)
+    };
     volume.replicas.iter().filter(stays).count()
 }
 

@@ -196,7 +196,7 @@ impl Daemon {
                 ReplicaChange::Add { place, .. } => tracing::warn!(
                     volume = attached.name,
                     on = self.name_of(place.node),
-                    "a replica is lost; another one is made"
+                    "it lacks a replica; another one is made"
                 ),
                 other => {
                     tracing::info!(volume = attached.name, change = ?other, "a replica is not wanted any more")

@@ -163,7 +163,7 @@ fn a_volume_gets_more_replicas_and_fewer_while_it_is_used() {
 
 #[test]
 fn a_node_under_maintenance_serves_nothing_and_loses_nothing() {
-    let mut cluster = Cluster::with_flags(3, &["--rebuild-after", "3s"]);
+    let mut cluster = Cluster::with_flags(3, &["--rebuild-after", "5s"]);
     cluster.create(0, "v", json!({"size": "64M", "repl": "2", "nodes": "n1,n2"}));
     cluster.nodes[0].ok(&["volume", "update", "v", "--nodes", ""]);
     cluster.docker(1).mount("v", "a").ok();
@@ -178,7 +178,7 @@ fn a_node_under_maintenance_serves_nothing_and_loses_nothing() {
     cluster.docker(1).mount("v", "b").refused("under maintenance");
     // It is away longer than a replica may be before it is made anew elsewhere, and is not missed.
     cluster.nodes[1].terminate();
-    std::thread::sleep(Duration::from_secs(12));
+    std::thread::sleep(Duration::from_secs(16));
     assert_eq!(
         homes(&cluster.volume(0, "v")),
         ["n1", "n2"],
