@@ -241,7 +241,7 @@ const pages = {
           el("button", { type: "button", class: "danger", onclick: () => remove("storage class", "classes", item.name, "Its volumes stay as they are.") }, "Delete")]), "There is no storage class yet."))];
   },
   async events() {
-    if (!events.length) events = await get("/events");
+    events = await get("/events");
     return [card("Events", table(["When", "Severity", "Event", "Object", "What", "What to do"],
       events.slice().reverse().map((event) => [when(event.at), pill(event.severity, event.kind === "cleared" || event.severity === "info", event.severity === "warning"),
         `${event.kind === "happened" ? "" : event.kind + " "}${event.what}`, event.object.name, event.cause, event.remedy]), "Nothing has happened that is kept."))];
@@ -308,7 +308,7 @@ async function follow() {
       text = lines.pop();
       for (const line of lines.filter((line) => line.startsWith("data:"))) {
         const event = JSON.parse(line.slice(5));
-        if (events.length && !events.some((known) => known.id === event.id)) events.push(event);
+        if (!events.some((known) => known.id === event.id) && !$("dialog").open) show();
       }
     }
   } catch {

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bulkhead_cluster::placement;
-use bulkhead_cluster::schema::VolumeSpec;
+use bulkhead_cluster::schema::{Replica, VolumeSpec};
 use bulkhead_cluster::store::Revision;
-use bulkhead_cluster::volumes::{Attach, NewVolume, Placed, Volumes};
+use bulkhead_cluster::volumes::{NewVolume, Placed, Volumes};
 use bulkhead_engine::ids::NodeId;
-use futures::future::try_join_all;
 use futures::stream::{StreamExt, TryStreamExt, iter};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -44,23 +43,28 @@ fn spec() -> VolumeSpec {
     spec
 }
 
-/// What a volume's record goes through: made, reported by each node that has a replica, attached for its file system, given
-/// back, ready.
+/// What a volume's record goes through: made, with the creator's own replica there already; reported by each other node that
+/// has a replica, which knows the record by its watch; ready.
 async fn create(
     volumes: &Volumes,
     name: &str,
     places: &[Placed],
     creator: NodeId,
 ) -> anyhow::Result<Revision> {
-    let new = NewVolume::new(name, spec(), places, creator)?;
+    let new = NewVolume::new(name, spec(), places, creator)?.made_on(creator);
     let begun = volumes.begin_create(&new).await?;
-    let id = begun.volume().id;
-    let reports = places.iter().map(|place| volumes.replicas_made(id, place.node));
-    try_join_all(reports).await?;
-    let wish = Attach::on(creator, "its creation").while_creating();
-    volumes.attach(id, &wish).await?;
-    volumes.release(id, creator, Some(wish.attachment)).await?;
-    Ok(volumes.finish_create(id).await?.revision)
+    let mut known = begun.volume().clone();
+    let others: Vec<Replica> = known
+        .replicas
+        .iter()
+        .filter(|replica| replica.node != creator)
+        .cloned()
+        .collect();
+    for replica in others {
+        let reported = volumes.replicas_made(&known, replica.node, &[replica.id]).await?;
+        known = reported.context("it is gone")?;
+    }
+    Ok(volumes.finish_create(&known).await?.revision)
 }
 
 /// Fills the store with volumes, as fast as it goes. The replicas are spread evenly; placement is not asked, since

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bulkhead_engine::ids::{NodeId, PoolId};
+use bulkhead_engine::ids::{NodeId, PoolId, ReplicaId};
 
 use super::*;
 use crate::schema::{ClassRecord, VolumeSpec};
@@ -28,9 +28,9 @@ async fn create(volumes: &Volumes, name: &str) -> Revision {
     };
     let new = NewVolume::new(name, VolumeSpec::new(1 << 30), &[place], node).unwrap();
     let begun = volumes.begin_create(&new).await.unwrap();
-    let id = begun.volume().id;
-    volumes.replicas_made(id, node).await.unwrap();
-    volumes.finish_create(id).await.unwrap().revision
+    let ours: Vec<ReplicaId> = begun.volume().replicas.iter().map(|replica| replica.id).collect();
+    let made = volumes.replicas_made(begun.volume(), node, &ours).await.unwrap();
+    volumes.finish_create(&made.unwrap()).await.unwrap().revision
 }
 
 fn names(catalogue: &Catalogue) -> Vec<String> {

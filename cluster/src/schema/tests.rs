@@ -22,6 +22,7 @@ fn volume() -> VolumeRecord {
         state: VolumeState::Ready,
         epoch: Epoch(3),
         primary: Some(Primary {
+            upkeep: false,
             node,
             attachment: ChangeId::random(),
             since: Timestamp::now(),

@@ -135,6 +135,11 @@ const fn yes() -> bool {
     true
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+const fn is_no(flag: &bool) -> bool {
+    !*flag
+}
+
 /// One node's copy of a volume.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Replica {
@@ -193,6 +198,9 @@ pub struct Primary {
     /// What uses it there, for people: `container 3f2a…`.
     #[serde(default)]
     pub user: String,
+    /// Nobody uses it: it is attached only to bring its replicas up to date, and goes to whoever asks for it.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub upkeep: bool,
 }
 
 /// The wish of a node to attach a volume that another one holds.
@@ -266,6 +274,12 @@ impl VolumeRecord {
     /// A replica by its identity.
     pub fn replica(&self, id: ReplicaId) -> Option<&Replica> {
         self.replicas.iter().find(|replica| replica.id == id)
+    }
+
+    /// The node on which it is attached and in use: not one that only brings its replicas up to date.
+    pub fn user_node(&self) -> Option<NodeId> {
+        let primary = self.primary.as_ref().filter(|primary| !primary.upkeep)?;
+        Some(primary.node)
     }
 
     /// The replicas on a node.

@@ -16,8 +16,8 @@ pub struct Attach {
     pub attachment: ChangeId,
     /// What will use it, for people.
     pub user: String,
-    /// Whether it may still be in state creating: to make its file system.
-    pub while_creating: bool,
+    /// Whether nobody uses it, and it is only to have its replicas brought up to date.
+    pub upkeep: bool,
 }
 
 impl Attach {
@@ -27,15 +27,16 @@ impl Attach {
             node,
             attachment: ChangeId::random(),
             user: user.into(),
-            while_creating: false,
+            upkeep: false,
         }
     }
 
-    /// Allows a volume that is still being made.
-    #[must_use]
-    pub fn while_creating(mut self) -> Self {
-        self.while_creating = true;
-        self
+    /// One that only brings the replicas up to date.
+    pub fn for_upkeep(node: NodeId) -> Self {
+        Self {
+            upkeep: true,
+            ..Self::on(node, "the rebuild of its replicas")
+        }
     }
 }
 
@@ -49,12 +50,8 @@ impl Volumes {
     pub async fn attach(&self, id: VolumeId, wish: &Attach) -> Result<Volume, VolumeError> {
         let since = Timestamp::now();
         let decide = |volume: &VolumeRecord| {
-            let usable = match volume.state {
-                VolumeState::Ready => true,
-                VolumeState::Creating => wish.while_creating,
-                VolumeState::Deleting => false,
-            };
-            if !usable {
+            // One that is being made belongs to its creator from the beginning.
+            if volume.state != VolumeState::Ready {
                 return Err(VolumeError::State {
                     volume: volume.name.clone(),
                     state: volume.state,
@@ -82,6 +79,7 @@ impl Volumes {
                 attachment: wish.attachment,
                 since,
                 user: wish.user.clone(),
+                upkeep: wish.upkeep,
             });
             Ok(Step::Write(Box::new(Write {
                 record,

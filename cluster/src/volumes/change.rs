@@ -55,12 +55,29 @@ impl Volumes {
         change: ChangeId,
         decide: impl Fn(&VolumeRecord) -> Result<Step, VolumeError> + Send + Sync,
     ) -> Result<Option<Volume>, VolumeError> {
+        self.change_known(id, None, change, decide).await
+    }
+
+    /// The same, tried first on the record as it is known here, without reading it. That there is nothing to do, or that
+    /// something is in the way, is not believed of such a record.
+    pub(super) async fn change_known(
+        &self,
+        id: VolumeId,
+        mut known: Option<&Volume>,
+        change: ChangeId,
+        decide: impl Fn(&VolumeRecord) -> Result<Step, VolumeError> + Send + Sync,
+    ) -> Result<Option<Volume>, VolumeError> {
         let key = volume_key(id);
         let patience = Instant::now() + self.patience;
         let mut lost: Option<VolumeError> = None;
         let mut conflicts = 0;
         loop {
-            let volume = match self.by_id(id).await {
+            let write = |volume: &Volume| matches!(decide(volume), Ok(Step::Write(_)));
+            let found = match known.take().filter(|known| write(known)) {
+                Some(known) => Ok(Some(known.clone())),
+                None => self.by_id(id).await,
+            };
+            let volume = match found {
                 Ok(Some(volume)) => volume,
                 Ok(None) => return Ok(None),
                 Err(error) => {
@@ -129,14 +146,14 @@ impl Volumes {
     /// The refusal that names who has a volume.
     pub(super) async fn attached(&self, volume: &VolumeRecord) -> VolumeError {
         match &volume.primary {
+            _ if volume.state == VolumeState::Creating => VolumeError::Creating {
+                volume: volume.name.clone(),
+                node: self.node_name(volume.creator).await,
+            },
             Some(primary) => VolumeError::Attached {
                 volume: volume.name.clone(),
                 node: self.node_name(primary.node).await,
                 primary: Box::new(primary.clone()),
-            },
-            None if volume.state == VolumeState::Creating => VolumeError::Creating {
-                volume: volume.name.clone(),
-                node: self.node_name(volume.creator).await,
             },
             None => VolumeError::Busy(volume.name.clone()),
         }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::change::{Step, Write};
 use super::{Volume, VolumeError, Volumes};
 use crate::schema::{
-    ChangeId, Extra, NameRecord, Replica, ReplicaState, Stored, Timestamp, VolumeRecord, VolumeSpec,
+    ChangeId, Extra, NameRecord, Primary, Replica, ReplicaState, Stored, Timestamp, VolumeRecord, VolumeSpec,
     VolumeState, encode, name_key, volume_key,
 };
 use crate::store::{Expect, StoreError, Txn};
@@ -69,8 +69,15 @@ impl NewVolume {
                 spec,
                 geometry,
                 state: VolumeState::Creating,
-                epoch: Epoch::ZERO,
-                primary: None,
+                // Attached from the beginning, for its file system: that saves two changes of the record.
+                epoch: Epoch(1),
+                primary: Some(Primary {
+                    node: creator,
+                    attachment: ChangeId::random(),
+                    since: created_at,
+                    user: "its creation".to_owned(),
+                    upkeep: false,
+                }),
                 wanted: None,
                 replicas,
                 change: None,
@@ -85,6 +92,25 @@ impl NewVolume {
     /// The id that it will have.
     pub fn id(&self) -> VolumeId {
         self.record.id
+    }
+
+    /// The files of this node's replicas are there already.
+    #[must_use]
+    pub fn made_on(mut self, node: NodeId) -> Self {
+        for replica in self
+            .record
+            .replicas
+            .iter_mut()
+            .filter(|replica| replica.node == node)
+        {
+            replica.made = true;
+        }
+        self
+    }
+
+    /// The record as it is to be.
+    pub fn record(&self) -> &VolumeRecord {
+        &self.record
     }
 
     /// The record as it will be.
@@ -112,7 +138,7 @@ impl Begun {
 }
 
 impl Volumes {
-    /// Makes the record of a new volume, in state creating. Of several who do so at once with one name, one makes
+    /// Makes the record of a new volume, in state creating and attached on its creator. Of several who do so at once with one name, one makes
     /// it; for the others it is there already, or, with another spec, the difference is named.
     pub async fn begin_create(&self, new: &NewVolume) -> Result<Begun, VolumeError> {
         let name = &new.record.name;
@@ -128,8 +154,15 @@ impl Volumes {
             .put(&key, encode(&key, &new.record)?);
         let patience = Instant::now() + self.patience;
         let mut lost: Option<VolumeError> = None;
+        let mut first = true;
         loop {
-            let found = match self.by_name(name).await {
+            // The first try needs no look: the transaction itself finds out whether there is one of that name.
+            let looked = if std::mem::take(&mut first) {
+                Ok(None)
+            } else {
+                self.by_name(name).await
+            };
+            let found = match looked {
                 Ok(found) => found,
                 Err(error) if lost.is_some() && error.is_transient() && Instant::now() < patience => {
                     self.pause().await;
@@ -190,13 +223,10 @@ impl Volumes {
             let mut record = volume.clone();
             record.state = VolumeState::Deleting;
             record.wanted = None;
-            if record.primary.take().is_some() {
-                // Whoever made its file system may still be at it.
-                record.epoch = record
-                    .epoch
-                    .next()
-                    .ok_or_else(|| VolumeError::Epochs(volume.name.clone()))?;
-            }
+            // The epoch stays as it is. Whoever made its file system ends all the same, since it is not the primary any more; and a
+            // replica on whose disk there is a newer epoch shows that the volume was in use: the store was restored from an
+            // older copy.
+            record.primary = None;
             Ok(Step::Write(Box::new(Write {
                 record,
                 if_dead: Some(volume.creator).filter(|creator| *creator != asking),
@@ -206,10 +236,12 @@ impl Volumes {
         .await
     }
 
-    /// Replicas and file system are there: the volume can be used.
-    pub async fn finish_create(&self, id: VolumeId) -> Result<Volume, VolumeError> {
+    /// Replicas and file system are there: its creator has let go of the volume, and it can be used. `known` is the volume as
+    /// it is known here, which saves a read.
+    pub async fn finish_create(&self, known: &Volume) -> Result<Volume, VolumeError> {
+        let id = known.id;
         let done = self
-            .change(id, ChangeId::random(), |volume| match volume.state {
+            .change_known(id, Some(known), ChangeId::random(), |volume| match volume.state {
                 VolumeState::Ready => Ok(Step::Settled),
                 VolumeState::Creating if volume.replicas.iter().any(|replica| !replica.made) => {
                     Err(VolumeError::State {
@@ -220,6 +252,7 @@ impl Volumes {
                 }
                 VolumeState::Creating => Ok(Step::write(VolumeRecord {
                     state: VolumeState::Ready,
+                    primary: None,
                     ..volume.clone()
                 })),
                 VolumeState::Deleting => Err(VolumeError::State {

@@ -9,7 +9,8 @@ use crate::schema::{ChangeId, VolumeRecord, VolumeState, name_key};
 
 impl Volumes {
     /// Marks a volume, made or half made, as being deleted and frees its name. Refused while it is attached: on the
-    /// asking node, or on another that lives by its lease.
+    /// asking node, or on another that lives by its lease. One that is attached only to have its replicas brought up to date
+    /// is in nobody's use.
     pub async fn begin_delete(&self, name: &str, asking: NodeId) -> Result<Volume, VolumeError> {
         let volume = self
             .by_name(name)
@@ -30,14 +31,14 @@ impl Volumes {
             record.wanted = None;
             let holder = record.primary.take();
             if let Some(primary) = &holder {
-                if primary.node == asking {
+                if primary.node == asking && !primary.upkeep {
                     return Err(VolumeError::Attached {
                         volume: volume.name.clone(),
                         node: "this one".to_owned(),
                         primary: Box::new(primary.clone()),
                     });
                 }
-                // A dead holder may come back: a new epoch keeps it from changing this record.
+                // A dead holder may come back, and one at upkeep has to end: a new epoch sees to both.
                 record.epoch = record
                     .epoch
                     .next()
@@ -45,7 +46,9 @@ impl Volumes {
             }
             Ok(Step::Write(Box::new(Write {
                 record,
-                if_dead: holder.map(|primary| primary.node),
+                if_dead: holder
+                    .filter(|primary| !primary.upkeep)
+                    .map(|primary| primary.node),
                 remove: Some(name_key(&volume.name)?),
             })))
         };

@@ -4,17 +4,24 @@ use bulkhead_engine::ids::{NodeId, ReplicaId, VolumeId};
 
 use super::change::Step;
 use super::{Volume, VolumeError, Volumes};
-use crate::schema::{ChangeId, VolumeState};
+use crate::schema::{ChangeId, Replica, VolumeState};
 
 /// The longest report of a trouble, in bytes: a record has room for many.
 const MAX_TROUBLE: usize = 500;
 
 impl Volumes {
-    /// The files of this node's replicas are there. `None` if the volume is no more.
-    pub async fn replicas_made(&self, id: VolumeId, node: NodeId) -> Result<Option<Volume>, VolumeError> {
-        self.change(id, ChangeId::random(), |volume| {
+    /// The files of these replicas of a node are there: of these and no others, as the record may have come to name others on
+    /// that node. `None` if the volume is no more. `known` is the volume as it is known here, which saves a read.
+    pub async fn replicas_made(
+        &self,
+        known: &Volume,
+        node: NodeId,
+        made: &[ReplicaId],
+    ) -> Result<Option<Volume>, VolumeError> {
+        self.change_known(known.id, Some(known), ChangeId::random(), |volume| {
             let mut record = volume.clone();
-            for replica in record.replicas.iter_mut().filter(|replica| replica.node == node) {
+            let is_meant = |replica: &&mut Replica| replica.node == node && made.contains(&replica.id);
+            for replica in record.replicas.iter_mut().filter(is_meant) {
                 replica.made = true;
                 replica.trouble = None;
             }

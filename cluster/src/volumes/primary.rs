@@ -165,6 +165,7 @@ mod tests {
             attachment: ChangeId::random(),
             since: Timestamp::now(),
             user: String::new(),
+            upkeep: false,
         });
         for replica in record.replicas.iter_mut().take(2) {
             replica.made = true;

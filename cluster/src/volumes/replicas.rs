@@ -82,6 +82,19 @@ impl Volumes {
         change: ChangeId,
         wanted: &[ReplicaChange],
     ) -> Result<Volume, VolumeError> {
+        self.change_replicas_by(id, held, change, |_| wanted.to_vec())
+            .await
+    }
+
+    /// The same with changes that are decided by the record as it is found when they are made: what somebody else has done
+    /// meanwhile is not done twice.
+    pub async fn change_replicas_by(
+        &self,
+        id: VolumeId,
+        held: Held,
+        change: ChangeId,
+        wanted: impl Fn(&VolumeRecord) -> Vec<ReplicaChange> + Send + Sync,
+    ) -> Result<Volume, VolumeError> {
         let decide = |volume: &VolumeRecord| {
             let ours = volume
                 .primary
@@ -94,7 +107,10 @@ impl Volumes {
                     found: volume.epoch,
                 });
             }
-            apply(volume, wanted).map(Step::write)
+            match wanted(volume) {
+                none if none.is_empty() => Ok(Step::Settled),
+                some => apply(volume, &some).map(Step::write),
+            }
         };
         let done = self.change(id, change, decide).await?;
         let done = done.ok_or_else(|| VolumeError::NoSuch(id.to_string()))?;
@@ -184,7 +200,11 @@ fn apply(volume: &VolumeRecord, wanted: &[ReplicaChange]) -> Result<VolumeRecord
             (ReplicaChange::Discard { .. }, ReplicaState::Member) => {
                 return Err(refuse("is in sync, and must leave before it is discarded"));
             }
-            (ReplicaChange::Discard { .. }, _) => ReplicaState::Removing,
+            (ReplicaChange::Discard { .. }, _) => {
+                // What was wrong with it is no reason to leave its files.
+                found.trouble = None;
+                ReplicaState::Removing
+            }
             (ReplicaChange::Leave { .. }, _) => return Err(refuse("is not in sync, and cannot leave")),
             (ReplicaChange::Rebuild { .. }, _) => return Err(refuse("is not stale, and cannot be rebuilt")),
             (ReplicaChange::Join { .. } | ReplicaChange::Abandon { .. }, _) => {

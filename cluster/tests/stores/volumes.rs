@@ -68,11 +68,16 @@ fn new(name: &str, nodes: &[u128], creator: u128) -> NewVolume {
 
 async fn ready(volumes: &Volumes, name: &str, nodes: &[u128]) -> Volume {
     let begun = volumes.begin_create(&new(name, nodes, nodes[0])).await.unwrap();
-    let id = begun.volume().id;
     for of in nodes {
-        volumes.replicas_made(id, node(*of)).await.unwrap();
+        made(volumes, begun.volume(), *of).await.unwrap();
     }
-    volumes.finish_create(id).await.unwrap()
+    volumes.finish_create(begun.volume()).await.unwrap()
+}
+
+/// A node reports all replicas that it has by the record.
+async fn made(volumes: &Volumes, volume: &Volume, of: u128) -> Result<Option<Volume>, VolumeError> {
+    let ours: Vec<ReplicaId> = volume.replicas_on(node(of)).map(|replica| replica.id).collect();
+    volumes.replicas_made(volume, node(of), &ours).await
 }
 
 async fn live(store: &dyn Store, id: u128) -> bulkhead_cluster::store::LeaseId {
@@ -167,22 +172,30 @@ pub async fn life_of_a_volume(subject: &dyn Subject) {
     );
     let id = begun.volume().id;
     assert_eq!(begun.volume().state, VolumeState::Creating);
-    let wish = Attach::on(node(1), "mkfs");
+    let first = begun.volume();
+    assert_eq!(
+        (first.epoch, first.primary.as_ref().map(|primary| primary.node)),
+        (Epoch(1), Some(node(1))),
+        "its creator has it"
+    );
     assert!(matches!(
-        volumes.attach(id, &wish).await,
+        volumes.attach(id, &Attach::on(node(1), "a container")).await,
         Err(VolumeError::State { .. })
     ));
-    let first = volumes.attach(id, &wish.while_creating()).await.unwrap();
-    assert_eq!(first.epoch, Epoch(1));
-    volumes.release(id, node(1), None).await.unwrap();
-    let early = volumes.finish_create(id).await.unwrap_err();
+    let early = volumes.finish_create(first).await.unwrap_err();
     assert!(early.to_string().contains("not all of its replicas"), "{early}");
-    volumes.replicas_made(id, node(2)).await.unwrap();
-    assert!(volumes.finish_create(id).await.is_err(), "not that node's");
-    volumes.replicas_made(id, node(1)).await.unwrap();
-    let done = volumes.finish_create(id).await.unwrap();
+    // A replica of another id on that node is not the one that was made.
+    let stranger = [ReplicaId::from_u128(77)];
+    let same = volumes.replicas_made(first, node(2), &stranger).await.unwrap();
+    assert_eq!(same.as_ref(), Some(first));
+    made(&volumes, first, 2).await.unwrap();
+    assert!(volumes.finish_create(first).await.is_err(), "not that node's");
+    made(&volumes, first, 1).await.unwrap();
+    // What is known here is out of date by two changes, and does no harm.
+    let done = volumes.finish_create(first).await.unwrap();
+    assert_eq!((done.epoch, &done.primary), (Epoch(1), &None));
     assert_eq!(
-        volumes.finish_create(id).await.unwrap(),
+        volumes.finish_create(first).await.unwrap(),
         done,
         "the second time nothing changes"
     );
@@ -271,7 +284,7 @@ pub async fn one_owner(subject: &dyn Subject) {
         }
         assert_eq!(winners.len(), 1, "round {round}");
         let (me, volume) = &winners[0];
-        assert_eq!(volume.epoch, Epoch(round));
+        assert_eq!(volume.epoch, Epoch(round + 1));
         assert_eq!(told, [node(*me); 3]);
         for lease in &leases {
             store.keep_alive(lease).await.unwrap();
@@ -300,7 +313,7 @@ pub async fn a_dead_holder_is_replaced(subject: &dyn Subject) {
     let new = volumes.attach(id, &Attach::on(node(2), "new")).await.unwrap();
     assert_eq!(
         (new.epoch, new.primary.as_ref().unwrap().node),
-        (Epoch(2), node(2))
+        (Epoch(3), node(2))
     );
     let leave = ReplicaChange::Leave {
         replica: new.replicas[1].id,
@@ -311,12 +324,12 @@ pub async fn a_dead_holder_is_replaced(subject: &dyn Subject) {
         .await
         .unwrap_err();
     assert!(
-        matches!(error, VolumeError::Replaced { found: Epoch(2), .. }),
+        matches!(error, VolumeError::Replaced { found: Epoch(3), .. }),
         "{error}"
     );
     // Nobody keeps node 2 alive either: the volume can be deleted by another one.
     let gone = volumes.begin_delete("v", node(3)).await.unwrap();
-    assert_eq!((gone.epoch, gone.state), (Epoch(3), VolumeState::Deleting));
+    assert_eq!((gone.epoch, gone.state), (Epoch(4), VolumeState::Deleting));
     let error = volumes
         .change_replicas(id, held(&new), ChangeId::random(), &[leave])
         .await
@@ -342,7 +355,7 @@ pub async fn members_leave_and_come_back(subject: &dyn Subject) {
     step(&mut at, &[leave(b)]).await.unwrap();
     assert_eq!(
         (at.epoch, at.replica(b).unwrap().state),
-        (Epoch(2), ReplicaState::Stale { tick: settled })
+        (Epoch(3), ReplicaState::Stale { tick: settled })
     );
     assert!(matches!(
         step(&mut at, &[leave(a)]).await,
@@ -366,7 +379,7 @@ pub async fn members_leave_and_come_back(subject: &dyn Subject) {
         .unwrap();
     assert_eq!(
         (at.epoch, at.replica(b).unwrap().state),
-        (Epoch(2), ReplicaState::Stale { tick: settled })
+        (Epoch(3), ReplicaState::Stale { tick: settled })
     );
     step(&mut at, &[ReplicaChange::Rebuild { replica: b }])
         .await
@@ -374,7 +387,7 @@ pub async fn members_leave_and_come_back(subject: &dyn Subject) {
     step(&mut at, &[ReplicaChange::Join { replica: b }])
         .await
         .unwrap();
-    assert_eq!((at.epoch, at.members().count()), (Epoch(3), 2));
+    assert_eq!((at.epoch, at.members().count()), (Epoch(4), 2));
     let c = ReplicaId::from_u128(9);
     let place = places(&[3])[0];
     assert!(
@@ -390,7 +403,7 @@ pub async fn members_leave_and_come_back(subject: &dyn Subject) {
     assert!(step(&mut at, &[add]).await.is_err(), "one replica a node");
     assert_eq!(
         (at.epoch, at.replicas.len(), at.members().count()),
-        (Epoch(4), 3, 1)
+        (Epoch(5), 3, 1)
     );
     assert!(
         volumes.replica_removed(id, node(1), a).await.is_err(),
@@ -401,7 +414,7 @@ pub async fn members_leave_and_come_back(subject: &dyn Subject) {
         "only its own node removes a replica"
     );
     let left = volumes.replica_removed(id, node(2), b).await.unwrap().unwrap();
-    assert_eq!((left.replicas.len(), left.epoch), (2, Epoch(4)));
+    assert_eq!((left.replicas.len(), left.epoch), (2, Epoch(5)));
     assert_eq!(
         volumes.replica_removed(id, node(2), b).await.unwrap().unwrap(),
         left
@@ -421,10 +434,10 @@ pub async fn lost_answers_change_nothing_twice(subject: &dyn Subject) {
         assert!(matches!(begun, Begun::Made(_)), "made by us, whatever was lost");
         let id = begun.volume().id;
         for of in [1, 2] {
-            insist(|| volumes.replicas_made(id, node(of))).await.unwrap();
+            insist(|| made(&volumes, begun.volume(), of)).await.unwrap();
         }
-        insist(|| volumes.finish_create(id)).await.unwrap();
-        let (mut epoch, mut at) = (0, truth.by_id(id).await.unwrap().unwrap());
+        insist(|| volumes.finish_create(begun.volume())).await.unwrap();
+        let (mut epoch, mut at) = (1, truth.by_id(id).await.unwrap().unwrap());
         for _ in 0..6 {
             let wish = Attach::on(node(1), "");
             at = insist(|| volumes.attach(id, &wish)).await.unwrap();
@@ -488,20 +501,18 @@ pub async fn a_creation_is_undone_by_one(subject: &dyn Subject) {
         .unwrap();
     let shown = told.replica(replica).unwrap().trouble.clone().unwrap();
     assert!(trouble.starts_with(&shown) && shown.len() == 500);
-    volumes.replicas_made(id, node(2)).await.unwrap();
+    made(&volumes, begun.volume(), 2).await.unwrap();
     // Its creator dies while it makes the file system.
-    let wish = Attach::on(node(1), "mkfs").while_creating();
-    volumes.attach(id, &wish).await.unwrap();
     assert!(volumes.undo_create(id, node(2)).await.is_err());
     store.revoke(&lease).await.unwrap();
     let undone = volumes.undo_create(id, node(2)).await.unwrap().unwrap();
-    assert_eq!((undone.state, undone.epoch), (VolumeState::Deleting, Epoch(2)));
+    assert_eq!((undone.state, undone.epoch), (VolumeState::Deleting, Epoch(1)));
     assert_eq!(
         volumes.undo_create(id, node(3)).await.unwrap().unwrap(),
         undone,
         "once is enough"
     );
-    assert!(volumes.finish_create(id).await.is_err());
+    assert!(volumes.finish_create(begun.volume()).await.is_err());
     // The name is free at once, the files go in their own time.
     let again = ready(&volumes, "v", &[3]).await;
     assert!(matches!(
@@ -534,7 +545,7 @@ pub async fn a_holder_is_asked(subject: &dyn Subject) {
     volumes.unwant(id, node(3)).await.unwrap();
     volumes.release(id, node(1), None).await.unwrap();
     let taken = volumes.attach(id, &Attach::on(node(2), "")).await.unwrap();
-    assert_eq!((taken.epoch, &taken.wanted), (Epoch(2), &None));
+    assert_eq!((taken.epoch, &taken.wanted), (Epoch(3), &None));
     volumes.want(id, &wish(3)).await.unwrap();
     volumes.unwant(id, node(3)).await.unwrap();
     assert_eq!(volumes.by_id(id).await.unwrap().unwrap().wanted, None);
@@ -602,13 +613,13 @@ pub async fn delete_waits_for_every_replica(subject: &dyn Subject) {
         .await
         .unwrap()
         .volume()
-        .id;
+        .clone();
     volumes.begin_delete("half", node(1)).await.unwrap();
     assert!(matches!(
-        volumes.finish_create(half).await,
+        volumes.finish_create(&half).await,
         Err(VolumeError::State { .. })
     ));
-    volumes.finish_delete(half, node(2)).await.unwrap();
+    volumes.finish_delete(half.id, node(2)).await.unwrap();
     volumes.begin_delete("v", node(1)).await.unwrap();
     let left = volumes.finish_delete(id, node(1)).await.unwrap().unwrap();
     assert_eq!(

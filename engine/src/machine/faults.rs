@@ -73,6 +73,8 @@ faults! {
     NoRangeLock = "no-range-lock",
     /// Reads are answered whatever the lease says.
     LeaseIgnored = "lease-ignored",
+    /// Writes and flushes are acknowledged whatever the lease says (O4).
+    AckWithoutLease = "ack-without-lease",
     /// A new primary does not wait until the lease of the old one has run out.
     WaitIgnored = "wait-ignored",
     /// A replica forgets the lease that it granted before it was restarted.

@@ -71,6 +71,9 @@ pub struct ReplicaSettings {
     pub max_set_regions: usize,
     /// How long a primary may answer reads after it was last heard. The same on every node.
     pub lease: Duration,
+    /// How long one that is in order stays open for a primary elsewhere whose connection was lost: a new opening would be
+    /// another incarnation, and no member any more. Longer than a volume's `member_deadline`.
+    pub linger: Duration,
     /// Deliberate faults, for tests.
     pub faults: FaultSet,
 }
@@ -83,6 +86,7 @@ impl Default for ReplicaSettings {
             region_idle: Duration::from_secs(10),
             max_set_regions: 1024,
             lease: Duration::from_secs(4),
+            linger: Duration::from_secs(10),
             faults: FaultSet::NONE,
         }
     }
@@ -134,6 +138,8 @@ pub struct VolumeConfig {
     pub record: Record,
     /// Its revision.
     pub revision: Revision,
+    /// Nodes that are dead by the store: their replicas are hardly waited for.
+    pub dead: Vec<NodeId>,
     /// Who changes and reads the record.
     pub keeper: Arc<dyn RecordKeeper>,
     /// Most requests in flight.
@@ -186,6 +192,7 @@ impl VolumeConfig {
             geometry,
             record,
             revision,
+            dead: Vec::new(),
             keeper,
             max_operations: 256,
             max_bytes: 64 << 20,

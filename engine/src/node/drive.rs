@@ -307,15 +307,23 @@ impl Volume {
                 self.step_locked(&mut core, Event::Unlinked { replica, session }, round);
             }
             VolumeTodo::ConnectHere(replica) => {
-                let myself = self.myself.clone();
-                let then = move |opened| {
-                    if let Some(volume) = myself.upgrade() {
-                        volume.came_here(replica, opened);
+                let node = &self.node;
+                let (myself, session) = (self.myself.clone(), node.sessions.next());
+                let caller = {
+                    let myself = myself.clone();
+                    move || Caller::Local(myself.clone())
+                };
+                let then = move |opened: Result<Arc<HostedReplica>, ReplicaError>| match myself.upgrade() {
+                    Some(volume) => volume.came_here(replica, session, opened),
+                    None => {
+                        if let Ok(hosted) = opened {
+                            Round::run(Disk::Elsewhere, |round| hosted.end_session(session, round));
+                        }
                     }
                 };
-                let node = &self.node;
+                let identity = self.replica_identity(replica);
                 node.replicas
-                    .with(node, self.replica_identity(replica), Box::new(then));
+                    .with_session(node, identity, session, caller, Box::new(then));
             }
             VolumeTodo::ConnectThere(way) => self.connect_there(&way, round),
             VolumeTodo::Swap {
@@ -373,18 +381,21 @@ impl Volume {
         }
     }
 
-    /// A replica here is open, or cannot be.
-    fn came_here(self: &Arc<Self>, replica: ReplicaId, opened: Result<Arc<HostedReplica>, ReplicaError>) {
-        let session = self.node.sessions.next();
-        let came = opened.map_err(|error| error.to_string()).and_then(|hosted| {
-            self.check_geometry(&hosted)?;
-            if hosted.begin_session(session, Caller::Local(self.myself.clone())) {
-                Ok((session, hosted))
-            } else {
-                Err("it is just being closed".to_owned())
-            }
-        });
+    /// A replica here is open and has this session, or cannot be opened.
+    fn came_here(
+        self: &Arc<Self>,
+        replica: ReplicaId,
+        session: SessionId,
+        opened: Result<Arc<HostedReplica>, ReplicaError>,
+    ) {
         Round::run(Disk::Elsewhere, |round| {
+            let came = opened.map_err(|error| error.to_string()).and_then(|hosted| {
+                if let Err(error) = self.check_geometry(&hosted) {
+                    hosted.end_session(session, round);
+                    return Err(error);
+                }
+                Ok((session, hosted))
+            });
             let mut core = self.core.lock();
             if core.abandoned {
                 drop(core);

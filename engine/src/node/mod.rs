@@ -182,8 +182,13 @@ impl Node {
     /// their replica here; they are closed first. Whether every replica could be closed by `deadline`.
     pub fn stop(&self, deadline: Instant) -> bool {
         self.stop_listening();
+        // All of them first: while one is waited for whose disk hangs, the others come to rest.
+        let open = self.replicas.all();
+        for open in &open {
+            self.replicas.begin_closing(open);
+        }
         let mut all = true;
-        for open in self.replicas.all() {
+        for open in open {
             all &= self.replicas.close(open.identity.replica, deadline).is_ok();
         }
         all

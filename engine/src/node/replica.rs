@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ use super::executor::Lane;
 use super::files::{Files, describe};
 use super::round::{Disk, Round, Todo, Turnstile};
 use super::status::ReplicaStatus;
-use super::timer::Alarm;
+use super::timer::{Alarm, Waker};
 use super::volume::Volume;
 use super::{Node, clock};
 use crate::disk::ReplicaFiles;
@@ -23,7 +23,6 @@ use crate::geometry::Geometry;
 use crate::ids::Incarnation;
 use crate::io::Data;
 use crate::link::ReplicaSession;
-use crate::machine::protocol::Inspected;
 use crate::machine::replica::{Action, Event, ReplicaConfig};
 use crate::machine::{Replica, Reply, Request, RequestId, SessionId, Time};
 
@@ -31,6 +30,10 @@ use crate::machine::{Replica, Reply, Request, RequestId, SessionId, Time};
 const SYNCS: usize = 2;
 /// Threads that one replica keeps busy at most with requests that wait for the disk: how deep the disk's queue gets.
 const WAITING: usize = 16;
+
+/// The alarm of the machine, and that of a replica that may be closed by then.
+const MACHINE: u32 = 0;
+const LINGER: u32 = 1;
 
 /// The replica's shares of the node's threads. Syncs have their own: they are what everyone waits for.
 pub(super) struct Lanes {
@@ -45,7 +48,7 @@ pub(super) enum Caller {
     /// One on another node.
     Remote(Arc<ReplicaSession>),
     /// Somebody here who asks one question.
-    Asker(Sender<Reply<Data>>),
+    Asker(Box<dyn Fn(Reply<Data>) + Send>),
 }
 
 struct Machine {
@@ -55,6 +58,8 @@ struct Machine {
     closing: bool,
     /// Nothing is done any more at all.
     closed: bool,
+    /// A primary elsewhere that has lost its connection may come back for this opening of it until then.
+    lingers_until: Time,
     /// Kept for its memory.
     actions: Vec<Action<Data>>,
 }
@@ -62,7 +67,11 @@ struct Machine {
 impl Machine {
     /// Whether nobody needs it to stay open: whoever comes next finds the same in its files. One that has failed stays
     /// open, because its disk may not have taken the note of that (D6).
-    fn is_done(&self) -> bool {
+    fn is_done(&self, now: Time) -> bool {
+        self.is_idle() && now >= self.lingers_until
+    }
+
+    fn is_idle(&self) -> bool {
         self.sessions.is_empty()
             && !self.closed
             && !self.replica.is_in_use()
@@ -80,7 +89,10 @@ pub(super) struct HostedReplica {
     pub(super) lanes: Lanes,
     pub(super) turnstile: Turnstile,
     machine: Mutex<Machine>,
+    linger: Duration,
+    /// For a closing only: whoever has a lock of this must not be the last to let go of the node.
     node: Weak<Node>,
+    timers: Waker,
     timer_owner: u64,
     myself: Weak<HostedReplica>,
 }
@@ -123,9 +135,12 @@ impl HostedReplica {
                 sessions: HashMap::new(),
                 closing: false,
                 closed: false,
+                lingers_until: Time::ZERO,
                 actions: Vec::new(),
             }),
+            linger: settings.linger,
             node: Arc::downgrade(node),
+            timers: node.timers.waker(),
             timer_owner: node.timers.new_owner(),
             myself: myself.clone(),
         })
@@ -157,27 +172,23 @@ impl HostedReplica {
         }
     }
 
-    /// What it says of itself. Changes nothing; it is closed again if nobody needs it open.
-    pub(super) fn inspect(self: &Arc<Self>, session: SessionId) -> Option<Inspected> {
-        let (sender, answer) = crossbeam_channel::bounded(1);
-        if !self.begin_session(session, Caller::Asker(sender)) {
-            return None;
-        }
+    /// Asks it over a session of an asker what it says of itself, and ends the session. Changes nothing; it is closed again
+    /// if nobody needs it open.
+    pub(super) fn ask(self: &Arc<Self>, session: SessionId) {
         Round::run(Disk::MayTouch, |round| {
             let request = Request::Inspect(self.identity);
             self.request(session, RequestId(1), request, round);
             self.end_session(session, round);
         });
-        match answer.try_recv() {
-            Ok(Reply::Inspected(inspected)) => Some(inspected),
-            _ => None,
-        }
     }
 
     /// A session is over.
     pub(super) fn end_session(self: &Arc<Self>, session: SessionId, round: &mut Round) {
         let mut machine = self.machine.lock();
-        if machine.sessions.remove(&session).is_some() {
+        if let Some(caller) = machine.sessions.remove(&session) {
+            if matches!(caller, Caller::Remote(_)) {
+                machine.lingers_until = clock::now() + self.linger;
+            }
             self.step_locked(&mut machine, Event::Closed { session }, round);
         }
     }
@@ -210,17 +221,12 @@ impl HostedReplica {
                     Some(Caller::Remote(session)) => {
                         round.push(Todo::Answer(Arc::clone(session), id, reply));
                     }
-                    Some(Caller::Asker(sender)) => {
-                        // Nobody waits any more if this fails.
-                        let _ = sender.send(reply);
-                    }
+                    Some(Caller::Asker(answered)) => answered(reply),
                     None => {}
                 },
                 Action::SetTimer(at) => {
-                    if let Some(node) = self.node.upgrade() {
-                        let alarm: Weak<dyn Alarm> = self.myself.clone();
-                        node.timers.set(self.timer_owner, 0, at, alarm);
-                    }
+                    let alarm: Weak<dyn Alarm> = self.myself.clone();
+                    self.timers.set(self.timer_owner, MACHINE, at, alarm);
                 }
                 Action::Failed(cause) => {
                     tracing::error!(
@@ -231,8 +237,15 @@ impl HostedReplica {
             }
         }
         machine.actions = actions;
-        if !machine.closing && machine.is_done() {
+        if machine.closing || !machine.is_idle() {
+            return;
+        }
+        if machine.is_done(clock::now()) {
             round.push(Todo::Retire(Arc::clone(self)));
+        } else {
+            let alarm: Weak<dyn Alarm> = self.myself.clone();
+            self.timers
+                .set(self.timer_owner, LINGER, machine.lingers_until, alarm);
         }
     }
 
@@ -246,7 +259,7 @@ impl HostedReplica {
     /// Ends all that is done to it, if it is done. Its files may be closed then.
     pub(super) fn close_if_done(&self) -> bool {
         let mut machine = self.machine.lock();
-        let done = machine.is_done();
+        let done = machine.is_done(clock::now());
         machine.closed |= done;
         done
     }
@@ -328,9 +341,16 @@ impl HostedReplica {
 }
 
 impl Alarm for HostedReplica {
-    fn ring(&self, _: u32) {
-        if let Some(replica) = self.myself.upgrade() {
-            Round::run(Disk::Elsewhere, |round| replica.step(Event::Timer, round));
-        }
+    fn ring(&self, what: u32) {
+        let Some(replica) = self.myself.upgrade() else {
+            return;
+        };
+        Round::run(Disk::Elsewhere, |round| {
+            if what == LINGER {
+                round.push(Todo::Retire(replica));
+            } else {
+                replica.step(Event::Timer, round);
+            }
+        });
     }
 }

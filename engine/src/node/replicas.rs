@@ -10,17 +10,20 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::error::{CloseReplicaError, ReplicaError};
-use super::replica::HostedReplica;
+use super::replica::{Caller, HostedReplica};
 use super::{Node, clock};
 use crate::disk::DiskError;
 use crate::format::{FailCause, ReplicaIdentity};
 use crate::ids::ReplicaId;
-use crate::machine::Time;
+use crate::machine::{SessionId, Time};
 
 /// How often a closing looks whether the last operation is done.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// How long a replica that could not be opened is declined without looking at the disk again, with the reason.
 const REMEMBERED: Duration = Duration::from_secs(1);
+/// How long a lock is waited for that somebody has by accident, and between tries.
+const LOCKED: Duration = Duration::from_secs(2);
+const LOCK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Those that wait for one opening at most.
 const MOST_WAITING: usize = 64;
@@ -100,6 +103,30 @@ impl Replicas {
         }
     }
 
+    /// Gives the replica to `then`, open and with this session begun. One that is just being closed because nobody needed
+    /// it is waited for, and opened again.
+    pub(super) fn with_session(
+        &self,
+        node: &Arc<Node>,
+        identity: ReplicaIdentity,
+        session: SessionId,
+        caller: impl Fn() -> Caller + Send + 'static,
+        then: Then,
+    ) {
+        let (on, again) = (node.config.node, Arc::downgrade(node));
+        let begin = move |opened: Result<Arc<HostedReplica>, ReplicaError>| match opened {
+            Ok(open) if !open.begin_session(session, caller()) => match again.upgrade() {
+                Some(node) => node.replicas.with_session(&node, identity, session, caller, then),
+                None => then(Err(ReplicaError::Closing {
+                    node: on,
+                    replica: identity.replica,
+                })),
+            },
+            other => then(other),
+        };
+        self.with(node, identity, Box::new(begin));
+    }
+
     /// The replica, open; waits for its disk at most `patience`.
     pub(super) fn open(
         &self,
@@ -175,15 +202,18 @@ impl Replicas {
     /// Closes a replica, and forgets at its next opening that it has failed.
     pub(super) fn pardon(&self, replica: ReplicaId, until: Instant) -> Result<(), CloseReplicaError> {
         self.close(replica, until)?;
-        let mut state = self.state.lock();
-        state.failed.remove(&replica);
-        state.pardoned.insert(replica);
+        self.state.lock().pardoned.insert(replica);
         Ok(())
     }
 
-    /// Whether a replica is to be opened as if it had not failed.
+    /// Whether a replica is to be opened although it has failed.
     fn take_pardon(&self, replica: ReplicaId) -> bool {
-        self.state.lock().pardoned.remove(&replica)
+        let mut state = self.state.lock();
+        let pardoned = state.pardoned.remove(&replica);
+        if pardoned {
+            state.failed.remove(&replica);
+        }
+        pardoned
     }
 
     /// Whether a replica has failed that was open in this process before.
@@ -233,6 +263,18 @@ impl Replicas {
             if self.changed.wait_until(&mut state, next).timed_out() && Instant::now() >= until {
                 return false;
             }
+        }
+    }
+
+    /// Ends the sessions of a replica that is open; [`close`](Self::close) has to follow.
+    pub(super) fn begin_closing(&self, open: &Arc<HostedReplica>) {
+        let mut state = self.state.lock();
+        if let Some(slot) = state.slots.get_mut(&open.identity.replica)
+            && matches!(slot, Slot::Open(now) if Arc::ptr_eq(now, open))
+        {
+            *slot = Slot::Closing(Arc::clone(open));
+            drop(state);
+            open.cut_off();
         }
     }
 
@@ -334,7 +376,14 @@ impl Node {
             node: self.config.node,
             source: Arc::new(source),
         };
-        let mut files = self.config.locate.open(&dir, identity, caching).map_err(disk)?;
+        let end = Instant::now() + LOCKED;
+        let mut files = loop {
+            match self.config.locate.open(&dir, identity, caching) {
+                // A child that was just forked has its parent's locks until it executes its program.
+                Err(DiskError::InUse(_)) if Instant::now() < end => thread::sleep(LOCK_AGAIN),
+                opened => break opened.map_err(disk)?,
+            }
+        };
         if !files.image.both_slots_valid {
             tracing::warn!(
                 volume = %identity.volume, replica = %identity.replica,

@@ -62,29 +62,18 @@ impl Visit {
         self.session.lock().clone()
     }
 
-    /// The replica is open, or cannot be opened.
-    fn came(&self, opened: Result<Arc<HostedReplica>, ReplicaError>) {
-        let Some(session) = self.session() else {
-            return;
-        };
+    /// The replica is open and has the session, or cannot be opened.
+    fn came(&self, session: &Arc<ReplicaSession>, opened: Result<Arc<HostedReplica>, ReplicaError>) {
         let mut state = self.state.lock();
         let State::Waiting(waiting) = &mut *state else {
+            drop(state);
+            if let Ok(open) = opened {
+                Round::run(Disk::Elsewhere, |round| open.end_session(session.id(), round));
+            }
             return;
         };
         let waiting = std::mem::take(waiting);
-        let open = opened.and_then(|open| {
-            let caller = Caller::Remote(Arc::clone(&session));
-            let replica = self.identity.replica;
-            if open.begin_session(session.id(), caller) {
-                return Ok(open);
-            }
-            let node = self
-                .node
-                .upgrade()
-                .map_or(session.peer().node, |node| node.config.node);
-            Err(ReplicaError::Closing { node, replica })
-        });
-        match open {
+        match opened {
             Ok(open) => {
                 *state = State::Open(Arc::clone(&open));
                 // Under the lock: nothing overtakes them.
@@ -103,7 +92,7 @@ impl Visit {
                     && matches!(**source, DiskError::Foreign { .. })
                 {
                     for (id, _) in waiting {
-                        answer(&session, id, &Reply::Refused(Refusal::Identity));
+                        answer(session, id, &Reply::Refused(Refusal::Identity));
                     }
                 }
                 session.close();
@@ -141,8 +130,14 @@ impl ReplicaEvents for Visit {
                 waiting.push((id, request));
                 drop(state);
                 if first && let (Some(node), Some(visit)) = (self.node.upgrade(), self.myself.upgrade()) {
-                    let then = move |opened| visit.came(opened);
-                    node.replicas.with(&node, self.identity, Box::new(then));
+                    let id = session.id();
+                    let caller = {
+                        let session = Arc::clone(&session);
+                        move || Caller::Remote(Arc::clone(&session))
+                    };
+                    let then = move |opened| visit.came(&session, opened);
+                    node.replicas
+                        .with_session(&node, self.identity, id, caller, Box::new(then));
                 }
             }
             State::Over => {}

@@ -9,8 +9,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{RecvTimeoutError, Sender};
 
+use super::error::ReplicaError;
+use super::replica::{Caller, HostedReplica};
 use super::status::Surveyed;
 use super::{Links, Node};
 use crate::format::ReplicaIdentity;
@@ -66,13 +68,24 @@ impl Node {
         identity: ReplicaIdentity,
         until: Instant,
     ) -> Result<Inspected, String> {
-        let patience = until.saturating_duration_since(Instant::now());
-        let open = self
-            .replicas
-            .open(self, identity, patience)
-            .map_err(|error| error.to_string())?;
-        open.inspect(self.sessions.next())
-            .ok_or_else(|| "it is just being closed".to_owned())
+        let (sender, answer) = crossbeam_channel::unbounded();
+        let (session, caller) = (self.sessions.next(), sender.clone());
+        let then = move |opened: Result<Arc<HostedReplica>, ReplicaError>| match opened {
+            Ok(open) => open.ask(session),
+            Err(error) => drop(sender.send(Err(error.to_string()))),
+        };
+        let asker = move || {
+            let caller = caller.clone();
+            Caller::Asker(Box::new(move |reply| drop(caller.send(inspected(reply)))))
+        };
+        self.replicas
+            .with_session(self, identity, session, asker, Box::new(then));
+        answer.recv_deadline(until).unwrap_or_else(|error| {
+            Err(match error {
+                RecvTimeoutError::Timeout => NO_ANSWER.to_owned(),
+                RecvTimeoutError::Disconnected => "it was just being closed".to_owned(),
+            })
+        })
     }
 
     fn inspect_there(
@@ -106,6 +119,13 @@ impl Node {
     }
 }
 
+fn inspected(reply: Reply<Data>) -> Result<Inspected, String> {
+    match reply {
+        Reply::Inspected(found) => Ok(found),
+        other => Err(format!("it answered {other:?} to the question what it is")),
+    }
+}
+
 /// Asks, and passes on what it hears.
 struct Question {
     identity: ReplicaIdentity,
@@ -128,10 +148,7 @@ impl PrimaryEvents for Question {
     }
 
     fn reply(&self, _: SessionId, _: RequestId, reply: Reply<Data>) {
-        self.tell(match reply {
-            Reply::Inspected(found) => Ok(found),
-            other => Err(format!("it answered {other:?} to the question what it is")),
-        });
+        self.tell(inspected(reply));
     }
 
     fn down(&self, _: SessionId, reason: &CloseReason) {

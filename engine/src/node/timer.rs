@@ -42,8 +42,14 @@ struct Shared {
     changed: Condvar,
 }
 
-/// The alarms of a node.
+/// The alarms of a node; ends the thread when dropped.
 pub(super) struct Timers {
+    wakers: Waker,
+}
+
+/// Sets alarms, for as long as the thread lives.
+#[derive(Clone)]
+pub(super) struct Waker {
     shared: Arc<Shared>,
 }
 
@@ -56,9 +62,25 @@ impl Timers {
             .name("bulkhead-timer".into())
             .stack_size(STACK)
             .spawn(move || run(&ours))?;
-        Ok(Self { shared })
+        let wakers = Waker { shared };
+        Ok(Self { wakers })
     }
 
+    /// For those who outlive the node.
+    pub(super) fn waker(&self) -> Waker {
+        self.wakers.clone()
+    }
+}
+
+impl std::ops::Deref for Timers {
+    type Target = Waker;
+
+    fn deref(&self) -> &Waker {
+        &self.wakers
+    }
+}
+
+impl Waker {
     /// A number for somebody who will set alarms.
     pub(super) fn new_owner(&self) -> u64 {
         let mut state = self.shared.state.lock();
@@ -70,6 +92,9 @@ impl Timers {
     pub(super) fn set(&self, owner: u64, what: u32, at: Time, alarm: Weak<dyn Alarm>) {
         let key = Key { owner, what };
         let mut state = self.shared.state.lock();
+        if state.stopped {
+            return;
+        }
         if let Some(before) = state.times.insert(key, at) {
             state.by_time.remove(&(before, key));
         }
@@ -87,8 +112,12 @@ impl Timers {
 
 impl Drop for Timers {
     fn drop(&mut self) {
-        self.shared.state.lock().stopped = true;
-        self.shared.changed.notify_one();
+        let shared = &self.wakers.shared;
+        let mut state = shared.state.lock();
+        state.stopped = true;
+        state.by_time.clear();
+        drop(state);
+        shared.changed.notify_one();
     }
 }
 

@@ -71,9 +71,11 @@ impl Volume {
         check_record(node, &config)?;
         node.enter_volume(config.volume, config.record.epoch)?;
         let sole = look_at_sole_member(node, &config)?;
+        let dead = config.dead.clone();
         let this = Self::attach(node, config);
         node.note_volume(&this);
         this.begin();
+        this.post(Event::Dead(dead));
         drop(sole);
         this.wait_until_serving()?;
         Ok(this)

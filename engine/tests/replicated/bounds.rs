@@ -155,6 +155,40 @@ fn a_volume_that_is_stuck_holds_up_no_other() {
     other.close(soon()).unwrap();
 }
 
+/// A node stops while the disk of one volume hangs: the other replicas are closed in order all the same.
+#[test]
+fn a_disk_that_hangs_does_not_keep_a_node_from_stopping() {
+    let cluster = Cluster::new(2);
+    let volumes: Vec<_> = (1..=4)
+        .map(|number| {
+            let store = cluster.volume(number, &[0, 1]);
+            let volume = cluster.open(number, 0, &store).unwrap();
+            write(&volume, 1, 1).unwrap();
+            volume
+        })
+        .collect();
+    for number in 1..=4 {
+        let syncs = &cluster.hosts[1].disk.faults(number).sync_delay_ms;
+        // That of the first one hangs, the others are at work for a while.
+        let millis = if number == 1 { 10_000 } else { 300 };
+        syncs.store(millis, std::sync::atomic::Ordering::SeqCst);
+    }
+    std::thread::scope(|scope| {
+        for volume in &volumes {
+            scope.spawn(|| volume.flush());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let node = cluster.node(1);
+        let (all, took) = timed(|| node.stop(Instant::now() + Duration::from_secs(2)));
+        assert!(!all && took < Duration::from_secs(5), "{took:?}");
+        let left: Vec<_> = node.replicas().into_iter().map(|open| open.volume).collect();
+        assert_eq!(left, [crate::cluster::volume_id(1)], "the others are closed");
+        for volume in &volumes {
+            let _ = volume.close(Instant::now() + Duration::from_secs(1));
+        }
+    });
+}
+
 #[test]
 fn a_closing_ends_also_with_a_member_that_does_not_answer() {
     let cluster = Cluster::new(2);

@@ -207,6 +207,7 @@ impl Cluster {
                 checkpoint_interval: Duration::from_millis(200),
                 region_idle: Duration::from_millis(400),
                 lease: LEASE,
+                linger: Duration::from_secs(3),
                 ..ReplicaSettings::default()
             },
             ..NodeConfig::new(CLUSTER, node_id(index), host.disk.clone())

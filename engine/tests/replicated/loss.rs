@@ -1,5 +1,6 @@
 //! Members that go and come back while the volume is written to.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bulkhead_engine::machine::MemberState;
@@ -235,5 +236,42 @@ fn a_swap_whose_answer_is_lost_is_known_again() {
     cluster.mend_all();
     wait_until("it is a member again", || is_member(&store, 1));
     volume.close(soon()).unwrap();
+    cluster.assert_identical(1, &[0, 1]);
+}
+
+/// The connection to a member breaks while it is told of the release, and comes back when that is done there: it is the same
+/// opening still.
+#[test]
+fn a_link_that_blips_during_the_release_costs_nobody_its_place() {
+    let cluster = Cluster::new(2);
+    let store = cluster.volume(1, &[0, 1]);
+    for round in 0..3 {
+        let volume = cluster.open(1, 0, &store).unwrap();
+        write(&volume, round, round).unwrap();
+        let syncs = &cluster.hosts[1].disk.faults(1).sync_delay_ms;
+        syncs.store(300, Ordering::SeqCst);
+        std::thread::scope(|scope| {
+            let closing = scope.spawn(|| volume.close(soon()));
+            std::thread::sleep(Duration::from_millis(150));
+            cluster.wire(0, 1).cut();
+            let replica = || cluster.node(1).replica(replica_id(1, 1));
+            wait_until("it is in order", || replica().is_none_or(|replica| replica.clean));
+            // Time to be closed, if it is closed now.
+            std::thread::sleep(Duration::from_millis(200));
+            syncs.store(0, Ordering::SeqCst);
+            cluster.mend_all();
+            closing.join().unwrap().unwrap();
+        });
+
+        assert_eq!(
+            store.record().members().count(),
+            2,
+            "round {round}: {:?}",
+            store.record()
+        );
+    }
+    wait_until("it is closed when nobody comes any more", || {
+        cluster.node(1).replicas().is_empty()
+    });
     cluster.assert_identical(1, &[0, 1]);
 }

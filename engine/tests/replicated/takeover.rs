@@ -8,9 +8,9 @@ use bulkhead_engine::ids::Epoch;
 use bulkhead_engine::io::IoError;
 use bulkhead_engine::machine::MemberState;
 use bulkhead_engine::machine::primary::EndReason;
-use bulkhead_engine::node::{OpenError, Surveyed};
+use bulkhead_engine::node::{OpenError, Surveyed, Volume, VolumeConfig};
 
-use crate::cluster::{Cluster, node_id, replica_id, soon, volume_id, wait_until};
+use crate::cluster::{Cluster, LEASE, node_id, replica_id, soon, volume_id, wait_until};
 use crate::work::{Load, read, timed, write};
 
 #[test]
@@ -127,6 +127,49 @@ fn a_crash_of_the_primary_loses_nothing_that_was_acknowledged() {
     }
 }
 
+/// The store knows that the old primary's node is dead: its replica is not waited for. One of which that is only said stays.
+#[test]
+fn the_dead_are_not_waited_for() {
+    let cluster = Cluster::new(3);
+    let store = cluster.volume(1, &[0, 1]);
+    let patience = Duration::from_secs(8);
+    let open = |dead: &[usize]| {
+        let config = VolumeConfig {
+            member_deadline: patience,
+            open_patience: patience,
+            dead: dead.iter().map(|&index| node_id(index)).collect(),
+            ..cluster.config(1, 1, &store)
+        };
+        Volume::open(&cluster.node(1), config)
+    };
+    let old = cluster.open(1, 0, &store).unwrap();
+    write(&old, 1, 1).unwrap();
+    // It answers nobody, and refuses nobody either.
+    cluster.isolate(0);
+    cluster.wire(1, 0).stop();
+    std::thread::sleep(LEASE);
+    let (taken, took) = timed(|| open(&[0]).unwrap());
+    println!(
+        "{:.2} of the deadline of a member",
+        took.as_secs_f64() / patience.as_secs_f64()
+    );
+    assert!(took < patience / 2, "{took:?}");
+    assert_eq!(read(&taken, 1).unwrap(), 1);
+    assert_ne!(store.state_of(replica_id(1, 0)), MemberState::Member);
+    cluster.mend_all();
+    let all_members = || store.record().members().count() == 2;
+    wait_until("all are members again", all_members);
+    drop(old);
+    taken.close(soon()).unwrap();
+
+    // It lives, whatever the store thinks.
+    let again = open(&[0]).unwrap();
+    write(&again, 1, 2).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(all_members(), "{:?}", store.record());
+    again.close(soon()).unwrap();
+}
+
 #[test]
 fn an_orderly_move_waits_for_no_lease() {
     let cluster = Cluster::new(3);
@@ -135,10 +178,42 @@ fn an_orderly_move_waits_for_no_lease() {
         let begun = Instant::now();
         let volume = cluster.open(1, turn % 3, &store).unwrap();
         let took = begun.elapsed();
-        assert!(took < crate::cluster::LEASE, "turn {turn}: {took:?}");
+        assert!(took < LEASE, "turn {turn}: {took:?}");
         write(&volume, turn as u64, 1).unwrap();
         volume.close(soon()).unwrap();
     }
+}
+
+/// What asks and who opens meets a replica that is just being closed, over and over: that is no refusal.
+#[test]
+fn a_replica_that_is_just_being_closed_is_waited_for() {
+    let cluster = Cluster::new(2);
+    let store = cluster.volume(1, &[0]);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for asker in [0usize, 0, 1] {
+            let (cluster, store, over) = (&cluster, &store, &over);
+            scope.spawn(move || {
+                let node = cluster.node(asker);
+                while !over.load(Ordering::SeqCst) {
+                    let asked = node.survey(volume_id(1), &store.record(), Duration::from_secs(20));
+                    assert!(asked[0].found.is_ok(), "{asked:?}");
+                }
+            });
+        }
+        let until = Instant::now() + Duration::from_secs(4);
+        let mut turns = 0u64;
+        while Instant::now() < until {
+            let (volume, took) = timed(|| cluster.open(1, turns as usize % 2, &store).unwrap());
+            // Not even after a pause.
+            assert!(took < Duration::from_secs(10), "turn {turns}: {took:?}");
+            write(&volume, 1, turns).unwrap();
+            volume.close(soon()).unwrap();
+            turns += 1;
+        }
+        over.store(true, Ordering::SeqCst);
+        println!("{turns} turns");
+    });
 }
 
 #[test]
@@ -204,8 +279,6 @@ fn a_record_that_names_another_primary_is_not_opened() {
     let store = cluster.volume(1, &[0, 1]);
     let mut config = cluster.config(1, 0, &store);
     config.record.primary = Some(node_id(1));
-    let refused = bulkhead_engine::node::Volume::open(&cluster.node(0), config)
-        .err()
-        .unwrap();
+    let refused = Volume::open(&cluster.node(0), config).err().unwrap();
     assert!(matches!(refused, OpenError::Record { .. }), "{refused}");
 }

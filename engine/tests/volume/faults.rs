@@ -176,6 +176,15 @@ fn a_failure_that_the_disk_did_not_take_note_of_is_remembered() {
 
     // What a person accepts is served again, and the disk knows that too.
     place.node.pardon_replica(identity().replica, soon()).unwrap();
+    let config = config(4);
+    let said = place
+        .node
+        .survey(config.volume, &config.record, Duration::from_secs(10));
+    let said = said[0].found.as_ref().unwrap();
+    assert!(
+        !said.whole && !said.clean,
+        "what it acknowledged may be lost: {said:?}"
+    );
     let again = place.open(4).unwrap();
     assert_eq!(read(&again, 0, 4096).unwrap(), [1; PAGE]);
     again.close(soon()).unwrap();

@@ -11,7 +11,7 @@ use bulkhead_cluster::schema::{ChangeId, VolumeState};
 use bulkhead_cluster::volumes::{Attach, Volume as Stored, engine_record};
 use bulkhead_engine::disk::DiskError;
 use bulkhead_engine::host::{AttachOptions, Attachment, DetachReport, FsKind, MountOptions};
-use bulkhead_engine::ids::VolumeId;
+use bulkhead_engine::ids::{NodeId, VolumeId};
 use bulkhead_engine::io::BlockDevice;
 use bulkhead_engine::machine::primary::Revision;
 use bulkhead_engine::node::{OpenError, Volume, VolumeConfig};
@@ -210,6 +210,7 @@ impl Daemon {
                 Revision(record.revision.0),
                 Arc::new(keeper),
             );
+            config.dead = self.dead_holders(record);
             config.on_ended = Some(Box::new(move |_, reason| {
                 // Nobody listens only while the daemon ends.
                 let _ = ended.send((told.clone(), id, reason.to_string()));
@@ -231,6 +232,19 @@ impl Daemon {
                 Err(failed(&error))
             }
         }
+    }
+
+    /// Nodes with replicas of a volume that are dead by their leases in the store, as far as it can be reached.
+    fn dead_holders(&self, volume: &Stored) -> Vec<NodeId> {
+        let known = self.catalogue.freshness();
+        if known.away.is_some() || known.from_disk {
+            return Vec::new();
+        }
+        let nodes = volume.replicas.iter().map(|replica| replica.node);
+        self.catalogue.read(|contents| {
+            let dead = |node: &NodeId| *node != self.node && !contents.is_alive(*node);
+            nodes.filter(dead).collect()
+        })
     }
 
     fn bring_up(&self, record: &Stored, attachment: ChangeId) -> Result<Arc<Attached>, ServiceError> {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use bulkhead_cluster::catalogue::Contents;
 use bulkhead_cluster::placement::{PoolView, place};
-use bulkhead_cluster::schema::{VolumeRecord, VolumeSpec, VolumeState};
-use bulkhead_cluster::volumes::{Attach, Begun, NewVolume, Placed, Volume as Stored};
+use bulkhead_cluster::schema::{Replica, VolumeRecord, VolumeSpec, VolumeState};
+use bulkhead_cluster::volumes::{Begun, NewVolume, Placed, Volume as Stored};
 
 use super::attach::close;
 use super::context::{Daemon, blocking, volume_failed};
@@ -52,12 +52,7 @@ impl Daemon {
         let spec = spec::of_request(&self.store, name, request).await?;
         let places = self.places(name, &spec).await?;
         let new = NewVolume::new(name, spec, &places, self.node).map_err(|error| volume_failed(&error))?;
-        let volume = match self
-            .volumes
-            .begin_create(&new)
-            .await
-            .map_err(|error| volume_failed(&error))?
-        {
+        let volume = match self.begin(new).await? {
             Begun::Made(volume) => volume,
             Begun::Existing(volume) => {
                 return match self.settle(volume, request, end).await? {
@@ -82,6 +77,28 @@ impl Daemon {
                 Err(error)
             }
         }
+    }
+
+    /// Makes the replicas that are to be here, and then the record, in which they are made already. What a crash leaves in
+    /// between was never used and is in no record: the next look at the pools takes it away.
+    async fn begin(self: &Arc<Self>, new: NewVolume) -> Result<Begun, ServiceError> {
+        let turn = Arc::new(self.replica_lock(new.id(), "being made").await?);
+        let ours: Vec<Replica> = new.record().replicas_on(self.node).cloned().collect();
+        for replica in &ours {
+            self.make_files(&turn, new.record(), replica).await?;
+        }
+        let new = new.made_on(self.node);
+        let begun = self
+            .volumes
+            .begin_create(&new)
+            .await
+            .map_err(|error| volume_failed(&error))?;
+        if let Begun::Existing(_) = &begun {
+            for replica in &ours {
+                self.remove_files(&turn, new.record(), replica).await?;
+            }
+        }
+        Ok(begun)
     }
 
     /// One of that name exists: waits until it is ready, and only then compares it with what is asked for: it may never be.
@@ -141,20 +158,15 @@ impl Daemon {
             .map_err(|refusal| ServiceError::NoSpace(format!("volume {name:?} cannot be placed: {refusal}")))
     }
 
-    /// Has the replicas made of a volume whose record is there, and makes its file system.
+    /// Waits for the replicas of a volume whose record is there, and makes its file system: the record names this node as its
+    /// primary until it is ready.
     async fn make(self: &Arc<Self>, volume: &VolumeRecord, end: Instant) -> Result<(), ServiceError> {
-        self.make_replicas(volume.id).await?;
         let made = self.until_made(volume, end).await?;
-        let wish = Attach::on(self.node, "its creation").while_creating();
-        let held = self.take(made, &wish, end).await?;
-        let (daemon, record) = (self.clone(), held.clone());
-        let made = blocking(move || daemon.make_file_system(&record)).await;
-        self.release_record(volume.id, &volume.name, wish.attachment)
-            .await;
-        made?;
+        let (daemon, record) = (self.clone(), made.clone());
+        blocking(move || daemon.make_file_system(&record)).await?;
         let ready = self
             .volumes
-            .finish_create(volume.id)
+            .finish_create(&made)
             .await
             .map_err(|error| volume_failed(&error))?;
         self.catalogue.note(&ready);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bulkhead_cluster::catalogue::Catalogue;
 use bulkhead_cluster::schema::{ReplicaState, VolumeState};
@@ -115,6 +116,19 @@ pub(super) struct Keeper {
     volumes: Volumes,
     catalogue: Arc<Catalogue>,
     runtime: Handle,
+    /// The store does not answer; said once each time.
+    away: Arc<AtomicBool>,
+}
+
+/// Says that the store does not answer, or does again, when that changes.
+fn note_store(away: &AtomicBool, volume: VolumeId, trouble: Option<&dyn std::fmt::Display>) {
+    match (trouble, away.swap(trouble.is_some(), Ordering::Relaxed)) {
+        (Some(error), false) => tracing::warn!(
+            %volume, %error, "its record can be neither read nor changed; it is tried again until the store answers"
+        ),
+        (None, true) => tracing::info!(%volume, "its record can be read again"),
+        _ => {}
+    }
 }
 
 impl Keeper {
@@ -125,6 +139,7 @@ impl Keeper {
             volumes,
             catalogue,
             runtime: Handle::current(),
+            away: Arc::default(),
         }
     }
 }
@@ -132,6 +147,7 @@ impl Keeper {
 impl RecordKeeper for Keeper {
     fn swap(&self, change: ChangeId, expected: Revision, record: Record, done: Swapped) {
         let (id, volumes, catalogue) = (self.volume, self.volumes.clone(), self.catalogue.clone());
+        let away = self.away.clone();
         self.runtime.spawn(async move {
             let known = catalogue.read(|contents| contents.by_id(id).cloned());
             let expected = StoreRevision(expected.0);
@@ -142,11 +158,13 @@ impl RecordKeeper for Keeper {
                 Swap::Applied(volume) => {
                     tracing::info!(volume = volume.name, epoch = %volume.epoch, "its primary has changed its replicas");
                     catalogue.note(&volume);
+                    note_store(&away, id, None);
                     SwapOutcome::Applied(Revision(volume.revision.0))
                 }
                 Swap::Conflict => SwapOutcome::Conflict,
                 Swap::Unknown(error) => {
-                    tracing::warn!(volume = %id, %error, ?change, "a change of its replicas is not known to be made");
+                    tracing::debug!(volume = %id, %error, ?change, "a change of its replicas is not known to be made");
+                    note_store(&away, id, Some(&error));
                     SwapOutcome::Unknown
                 }
             };
@@ -156,11 +174,15 @@ impl RecordKeeper for Keeper {
 
     fn read(&self, done: RecordRead) {
         let (id, volumes, catalogue) = (self.volume, self.volumes.clone(), self.catalogue.clone());
+        let away = self.away.clone();
         self.runtime.spawn(async move {
             let found = match volumes.by_id(id).await {
-                Ok(found) => found,
+                Ok(found) => {
+                    note_store(&away, id, None);
+                    found
+                }
                 Err(error) => {
-                    tracing::warn!(volume = %id, %error, "its record cannot be read");
+                    note_store(&away, id, Some(&error));
                     None
                 }
             };

@@ -23,7 +23,7 @@ impl Daemon {
     /// Makes the files of this node's replicas of a volume that are not there yet, and says so in the record, or what is in
     /// the way.
     pub(super) async fn make_replicas(self: &Arc<Self>, id: VolumeId) -> Result<(), ServiceError> {
-        let _guard = self.replica_lock(id, "being made").await?;
+        let turn = Arc::new(self.replica_lock(id, "being made").await?);
         let Some(volume) = self.catalogue.read(|contents| contents.by_id(id).cloned()) else {
             return Ok(());
         };
@@ -35,15 +35,16 @@ impl Daemon {
             return Ok(());
         }
         for replica in &unmade {
-            if let Err(error) = self.make_files(&volume, replica).await {
+            if let Err(error) = self.make_files(&turn, &volume, replica).await {
                 self.report_trouble(&volume, replica, Some(&error.to_string()))
                     .await;
                 return Err(error);
             }
         }
+        let made: Vec<ReplicaId> = unmade.iter().map(|replica| replica.id).collect();
         let reported = self
             .volumes
-            .replicas_made(id, self.node)
+            .replicas_made(&volume, self.node, &made)
             .await
             .map_err(|error| volume_failed(&error))?;
         if let Some(reported) = &reported {
@@ -56,29 +57,40 @@ impl Daemon {
             });
             if !stays && reported.is_none() {
                 // Deleted meanwhile, by somebody who took what is not made for what need not be removed.
-                self.remove_files(&volume, replica).await?;
+                self.remove_files(&turn, &volume, replica).await?;
             }
         }
         Ok(())
     }
 
-    async fn make_files(&self, volume: &VolumeRecord, replica: &Replica) -> Result<(), ServiceError> {
+    /// Makes the files of a replica of this node. Holds its turn until the disk has answered, whether or not anybody still
+    /// waits for that.
+    pub(super) async fn make_files(
+        &self,
+        turn: &Arc<NameGuard>,
+        volume: &VolumeRecord,
+        replica: &Replica,
+    ) -> Result<(), ServiceError> {
         if let Some(old) = replica.replaces {
             // Of a history that was given up: the record names it, so that no other one is ever taken for it.
             let superseded = Replica {
                 id: old,
                 ..replica.clone()
             };
-            self.remove_files(volume, &superseded).await?;
+            self.remove_files(turn, volume, &superseded).await?;
         }
         self.pools.check(replica.pool).await?;
         let dir = self.replica_dir(volume, replica.pool)?;
         let identity = self.identity_of(volume, replica.id);
         let (geometry, name, node) = (volume.geometry, volume.name.clone(), self.node_name.clone());
-        blocking(move || match disk::create(&dir, identity, geometry) {
-            Ok(()) => Ok(()),
-            Err(DiskError::Exists(_)) if is_fresh(&dir, &identity) => Ok(()),
-            Err(error) => Err(no_replica(&name, &node, &error)),
+        let turn = turn.clone();
+        blocking(move || {
+            let _turn = turn;
+            match disk::create(&dir, identity, geometry) {
+                Ok(()) => Ok(()),
+                Err(DiskError::Exists(_)) if is_fresh(&dir, &identity) => Ok(()),
+                Err(error) => Err(no_replica(&name, &node, &error)),
+            }
         })
         .await
     }
@@ -86,7 +98,7 @@ impl Daemon {
     /// Removes this node's replicas of a volume that is being deleted, and those that are not wanted any more, and says so
     /// in the record, which goes with the last one.
     pub(super) async fn remove_replicas(self: &Arc<Self>, id: VolumeId) -> Result<(), ServiceError> {
-        let _guard = self.replica_lock(id, "being removed").await?;
+        let turn = Arc::new(self.replica_lock(id, "being removed").await?);
         let Some(volume) = self.catalogue.read(|contents| contents.by_id(id).cloned()) else {
             return Ok(());
         };
@@ -98,7 +110,7 @@ impl Daemon {
             .cloned()
             .collect();
         for replica in &unwanted {
-            if let Err(error) = self.remove_files(&volume, replica).await {
+            if let Err(error) = self.remove_files(&turn, &volume, replica).await {
                 self.report_trouble(&volume, replica, Some(&error.to_string()))
                     .await;
                 return Err(error);
@@ -130,15 +142,21 @@ impl Daemon {
         Ok(())
     }
 
-    async fn remove_files(&self, volume: &VolumeRecord, replica: &Replica) -> Result<(), ServiceError> {
+    /// Removes the files of a replica of this node; its turn as above.
+    pub(super) async fn remove_files(
+        &self,
+        turn: &Arc<NameGuard>,
+        volume: &VolumeRecord,
+        replica: &Replica,
+    ) -> Result<(), ServiceError> {
         self.pools.check(replica.pool).await?;
         let dir = self.replica_dir(volume, replica.pool)?;
         let identity = self.identity_of(volume, replica.id);
         let (engine, id, name) = (self.engine.clone(), replica.id, volume.name.clone());
         let epoch = volume.epoch;
-        let going = self.places.close(id);
+        let (going, turn) = (self.places.close(id), turn.clone());
         blocking(move || {
-            let _going = going;
+            let (_going, _turn) = (going, turn);
             engine
                 .close_replica(id, Instant::now() + CLOSING)
                 .map_err(|error| ServiceError::Failed(format!("volume {name:?}: {error}")))?;

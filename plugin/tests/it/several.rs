@@ -573,3 +573,40 @@ fn a_node_that_does_not_fit_is_told_why() {
     cluster.nodes[0].set_flag("--cluster", "bulkhead");
     cluster.nodes[0].start();
 }
+
+/// A member that is away is waited for: four seconds by default. One whose node is dead by the store is not.
+#[test]
+fn a_takeover_does_not_wait_for_the_dead() {
+    const DEADLINE: Duration = Duration::from_secs(4);
+    let mut cluster = Cluster::of(2);
+    cluster.create(0, "v", json!({"size": "64M", "repl": "2"}));
+    let mounted = mountpoint(&cluster.docker(0).mount("v", "a").ok());
+    write(&mounted.join("file"), "acknowledged");
+    cluster.nodes[0].kill();
+    // From here on it is known to be dead, as it is when Swarm has moved the task.
+    let is_known = || {
+        let nodes = cluster.nodes[1].json(&["node", "list"]);
+        let mut nodes = nodes.as_array().cloned().unwrap_or_default().into_iter();
+        nodes.any(|node| node["name"] == "n1" && node["state"] != "ok")
+    };
+    assert!(
+        eventually(Duration::from_secs(30), is_known),
+        "{}",
+        cluster.nodes[1].json(&["node", "list"])
+    );
+    let start = Instant::now();
+    let mounted = mountpoint(&cluster.docker(1).mount("v", "b").ok());
+    let took = start.elapsed();
+    println!(
+        "mounted after {took:?}: {:.2} of the deadline of a member",
+        took.as_secs_f64() / DEADLINE.as_secs_f64()
+    );
+    assert!(took < DEADLINE, "{took:?}");
+    assert_eq!(
+        fs::read_to_string(mounted.join("file")).expect("kept"),
+        "acknowledged"
+    );
+    cluster.docker(1).unmount("v", "b").ok();
+    cluster.nodes[0].start();
+    cluster.docker(0).unmount("v", "a").ok();
+}

@@ -1,17 +1,18 @@
 //! The daemon under test on a host.
 //!
-//! It owns the daemon's process. It must never reach into the daemon's files: what a test wants to know it asks as a user
+//! It owns the daemon's process, unless that is dockerd's. It must never reach into the daemon's files: what a test wants to know it asks as a user
 //! would, through the command line or through Docker.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::command::Cmd;
 use crate::host::Host;
+use crate::managed::{self, ManagedPlugin};
 use crate::programs;
 use crate::service::Service;
 use crate::wait;
@@ -24,9 +25,20 @@ const START: Duration = Duration::from_secs(30);
 pub struct Bulkhead {
     host: Arc<Host>,
     program: PathBuf,
-    options: Vec<String>,
-    service: Service,
-    starts: usize,
+    way: Way,
+}
+
+/// Who starts it.
+#[derive(Debug)]
+enum Way {
+    /// The test.
+    Process {
+        options: Vec<String>,
+        service: Service,
+        starts: usize,
+    },
+    /// dockerd, as a managed plugin.
+    Plugin(ManagedPlugin),
 }
 
 impl Bulkhead {
@@ -43,17 +55,32 @@ impl Bulkhead {
         let mut daemon = Self {
             host: Arc::clone(host),
             program,
-            options,
-            service,
-            starts: 1,
+            way: Way::Process {
+                options,
+                service,
+                starts: 1,
+            },
         };
         daemon.await_ready()?;
         Ok(daemon)
     }
 
+    /// The daemon in a managed plugin, which starts and ends with dockerd.
+    pub fn of_plugin(host: &Arc<Host>, plugin: ManagedPlugin) -> Result<Self> {
+        Ok(Self {
+            host: Arc::clone(host),
+            program: programs::bulkhead()?,
+            way: Way::Plugin(plugin),
+        })
+    }
+
     /// The command line, as a user of this host would run it.
     pub fn cli(&self, line: &str) -> Cmd {
-        self.host.cmd(&self.program.to_string_lossy()).words(line)
+        let program = self.host.cmd(&self.program.to_string_lossy());
+        match self.way {
+            Way::Process { .. } => program.words(line),
+            Way::Plugin(_) => program.args(["--socket", managed::SOCKET]).words(line),
+        }
     }
 
     /// Runs a command with `--json` and returns its answer.
@@ -69,31 +96,55 @@ impl Bulkhead {
         self.cli(&line).within(Duration::from_secs(60)).run().map(drop)
     }
 
-    /// The daemon's process.
-    pub fn service(&mut self) -> &mut Service {
-        &mut self.service
+    /// The daemon's process, if the test has started it.
+    pub fn service(&mut self) -> Result<&mut Service> {
+        match &mut self.way {
+            Way::Process { service, .. } => Ok(service),
+            Way::Plugin(_) => bail!("the daemon in a managed plugin is dockerd's process"),
+        }
     }
 
-    /// Kills it without warning.
+    /// Whether its process runs; dockerd sees to it that one in a plugin does.
+    pub fn is_running(&mut self) -> bool {
+        match &mut self.way {
+            Way::Process { service, .. } => service.is_running(),
+            Way::Plugin(_) => true,
+        }
+    }
+
+    /// Kills it without warning. One in a plugin has been started again when this returns.
     pub fn kill(&mut self) -> Result<()> {
-        self.service.kill()
+        match &mut self.way {
+            Way::Process { service, .. } => service.kill(),
+            Way::Plugin(plugin) => plugin.kill(),
+        }
     }
 
     /// Ends it as an administrator would.
     pub fn terminate(&mut self) -> Result<()> {
-        let status = self.service.terminate(Duration::from_secs(30))?;
+        let service = self.service()?;
+        let status = service.terminate(Duration::from_secs(30))?;
         anyhow::ensure!(
             status.success(),
             "bulkhead ended with {status} after SIGTERM:\n{}",
-            self.service.log_tail(30)
+            service.log_tail(30)
         );
         Ok(())
     }
 
     /// Starts it again after [`Bulkhead::kill`] or [`Bulkhead::terminate`].
     pub fn restart(&mut self) -> Result<()> {
-        self.service = Self::launch(&self.host, &self.program, &self.options)?;
-        self.starts += 1;
+        match &mut self.way {
+            Way::Process {
+                options,
+                service,
+                starts,
+            } => {
+                *service = Self::launch(&self.host, &self.program, options)?;
+                *starts += 1;
+            }
+            Way::Plugin(_) => bail!("dockerd starts the daemon in a managed plugin"),
+        }
         self.await_ready()
     }
 
@@ -102,15 +153,17 @@ impl Bulkhead {
     }
 
     fn await_ready(&mut self) -> Result<()> {
-        let (log, starts) = (self.host.dir().join("bulkhead.log"), self.starts);
-        // Each start appends one such line to the same log.
-        self.service.until("bulkhead is ready", START, || {
-            let text = std::fs::read(&log).unwrap_or_default();
-            let ready = String::from_utf8_lossy(&text)
-                .matches("bulkhead is ready")
-                .count();
-            Ok((ready >= starts).then_some(()))
-        })?;
+        let log = self.host.dir().join("bulkhead.log");
+        if let Way::Process { service, starts, .. } = &mut self.way {
+            // Each start appends one such line to the same log.
+            service.until("bulkhead is ready", START, || {
+                let text = std::fs::read(&log).unwrap_or_default();
+                let ready = String::from_utf8_lossy(&text)
+                    .matches("bulkhead is ready")
+                    .count();
+                Ok((ready >= *starts).then_some(()))
+            })?;
+        }
         let ask = self.cli("pool list");
         wait::retry(
             "the daemon answers the command line",
@@ -122,6 +175,8 @@ impl Bulkhead {
 
 impl Drop for Bulkhead {
     fn drop(&mut self) {
-        let _ = self.service.terminate(Duration::from_secs(20));
+        if let Way::Process { service, .. } = &mut self.way {
+            let _ = service.terminate(Duration::from_secs(20));
+        }
     }
 }

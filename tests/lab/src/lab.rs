@@ -15,12 +15,13 @@ use crate::disk::{self, FaultyDisk};
 use crate::dockerd::Dockerd;
 use crate::host::Host;
 use crate::image;
+use crate::managed::{self, ManagedPlugin};
 use crate::node::{self, Node};
 use crate::store::{self, StoreKind, StoreMember};
 use crate::swarm;
 use crate::switch::{Switch, address};
 
-/// How many members a store has at most, on the first hosts: more make it slower and no safer.
+/// How many members a store has if nothing else was said, on the first hosts: more make it slower and no safer.
 const SERVERS: u8 = 3;
 
 /// What a lab is to be.
@@ -29,9 +30,11 @@ pub struct Plan {
     count: u8,
     label: String,
     store: Option<StoreKind>,
+    servers: u8,
     pool: String,
     faulty: bool,
     swarm: bool,
+    managed: bool,
     images: Vec<&'static str>,
     options: Vec<String>,
 }
@@ -67,9 +70,11 @@ impl Lab {
             count,
             label: "lab".to_owned(),
             store: None,
+            servers: SERVERS,
             pool: "10G".to_owned(),
             faulty: false,
             swarm: false,
+            managed: false,
             images: vec![image::BUSYBOX],
             options: Vec::new(),
         }
@@ -106,8 +111,12 @@ impl Lab {
     /// The index of the host whose member of the store leads, as the network's own host sees it.
     pub fn store_leader(&self) -> Result<usize> {
         let kind = self.store.context("this lab has no store")?;
-        store::leader(kind, self.switch.host(), self.count().min(SERVERS))
-            .map(|number| usize::from(number) - 1)
+        let servers = self
+            .members
+            .iter()
+            .filter(|member| member.store.is_some())
+            .count();
+        store::leader(kind, self.switch.host(), u8::try_from(servers)?).map(|number| usize::from(number) - 1)
     }
 
     /// Does the same on every member at once.
@@ -203,13 +212,13 @@ impl Member {
     pub fn pause(&mut self, paused: bool) -> Result<()> {
         self.node
             .bulkhead
-            .service()
+            .service()?
             .signal(if paused { Signal::SIGSTOP } else { Signal::SIGCONT })
     }
 
     /// Starts what does not run: the daemon first, as dockerd asks it for its volumes.
     fn start_ended(&mut self) -> Result<()> {
-        if !self.node.bulkhead.service().is_running() {
+        if !self.node.bulkhead.is_running() {
             self.node.bulkhead.restart()?;
         }
         if !self.node.dockerd.service().is_running() {
@@ -242,6 +251,20 @@ impl Plan {
     #[must_use]
     pub fn store(mut self, kind: StoreKind) -> Self {
         self.store = Some(kind);
+        self
+    }
+
+    /// How many hosts, from the first on, have a member of the store: as many as may be lost, twice, and one.
+    #[must_use]
+    pub fn servers(mut self, count: u8) -> Self {
+        self.servers = count;
+        self
+    }
+
+    /// Lets dockerd run the daemons, as managed plugins.
+    #[must_use]
+    pub fn managed(mut self) -> Self {
+        self.managed = true;
         self
     }
 
@@ -298,8 +321,8 @@ impl Plan {
         }
         if let Some(kind) = self.store {
             for (number, host, store) in &mut hosts {
-                if *number <= self.servers() {
-                    *store = Some(StoreMember::start(host, kind, *number, self.servers())?);
+                if *number <= self.members_of_store() {
+                    *store = Some(StoreMember::start(host, kind, *number, self.members_of_store())?);
                 }
             }
             for (_, _, store) in &mut hosts {
@@ -325,30 +348,47 @@ impl Plan {
         Ok(lab)
     }
 
-    fn servers(&self) -> u8 {
-        self.count.min(SERVERS)
+    fn members_of_store(&self) -> u8 {
+        self.count.min(self.servers)
     }
 
     fn member(&self, number: u8, host: &Arc<Host>, store: Option<StoreMember>) -> Result<Member> {
-        let program = crate::programs::bulkhead()?;
+        let program = crate::programs::bulkhead()?.display().to_string();
         // As a user has it.
-        host.sh(&format!("ln -s {} /usr/local/bin/bulkhead", program.display()))
-            .run()?;
+        let install = if self.managed {
+            format!(
+                "printf '%s\\n' '#!/bin/sh' 'exec {program} --socket {} \"$@\"' >/usr/local/bin/bulkhead; \
+                 chmod 755 /usr/local/bin/bulkhead",
+                managed::SOCKET
+            )
+        } else {
+            format!("ln -s {program} /usr/local/bin/bulkhead")
+        };
+        host.sh(&install).run()?;
         let disk = self.faulty.then(|| FaultyDisk::start(host)).transpose()?;
         let mut options = self.options.clone();
         if let Some(kind) = self.store {
             options.extend([
                 "--store".to_owned(),
-                kind.url(self.servers()),
+                kind.url(self.members_of_store()),
                 "--cluster".to_owned(),
                 "lab".to_owned(),
             ]);
         }
-        let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        let bulkhead = Bulkhead::start_with(host, &options)?;
         let file = if self.faulty { disk::POOL } else { node::POOL };
-        bulkhead.add_pool(file, &self.pool)?;
-        let dockerd = Dockerd::start(host)?;
+        let (bulkhead, dockerd) = if self.managed {
+            let dockerd = Dockerd::start(host)?;
+            let arguments = format!("args={}", options.join(" "));
+            let plugin = ManagedPlugin::install(host, &dockerd, "bulkhead", &[&arguments])?;
+            let bulkhead = Bulkhead::of_plugin(host, plugin)?;
+            bulkhead.add_pool(file, &self.pool)?;
+            (bulkhead, dockerd)
+        } else {
+            let options: Vec<&str> = options.iter().map(String::as_str).collect();
+            let bulkhead = Bulkhead::start_with(host, &options)?;
+            bulkhead.add_pool(file, &self.pool)?;
+            (bulkhead, Dockerd::start(host)?)
+        };
         for name in &self.images {
             image::load(&dockerd, name)?;
         }

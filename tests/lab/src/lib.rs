@@ -24,6 +24,7 @@
 //! | [`store`] | etcd or Consul, a member on each host |
 //! | [`disk`] | a disk that fails, and that forgets what was not synced |
 //! | [`driver`] | the volume driver's socket, called as dockerd calls it |
+//! | [`keep`] | the logs of a run that failed |
 //! | [`lab`] | several hosts with a store, daemons, pools and dockerds: a cluster |
 //! | [`register`] | a checker that knows which values a block may hold after any fault |
 //! | [`faults`] | random faults under that checker |
@@ -45,6 +46,7 @@ pub mod driver;
 pub mod faults;
 pub mod host;
 pub mod image;
+pub mod keep;
 pub mod lab;
 pub mod leaks;
 pub mod managed;

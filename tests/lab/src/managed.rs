@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::{programs, wait};
 
 /// Where the plugin's control socket appears on the host, as config.json says.
-const SOCKET: &str = "/var/lib/bulkhead/bulkhead.sock";
+pub(crate) const SOCKET: &str = "/var/lib/bulkhead/bulkhead.sock";
 
 /// A plugin that dockerd knows.
 #[derive(Debug)]

@@ -176,6 +176,8 @@ fn consul(number: u8, count: u8) -> Result<Cmd> {
         "disable_host_node_id": true,
         "disable_update_check": true,
         "performance": { "raft_multiplier": 1 },
+        // A server that was killed keeps its vote: else it comes back without one, and the next loss is one too many.
+        "autopilot": { "cleanup_dead_servers": false, "server_stabilization_time": "1s" },
         "ports": { "dns": -1, "grpc": -1 },
         "retry_join": (1..=count).map(address).collect::<Vec<_>>(),
         "retry_interval": "1s",

@@ -176,7 +176,26 @@ impl World {
         for action in out {
             self.primary_action(node, term, action);
         }
+        self.tell_the_dead(node, term);
         self.step_primary(node, term, Event::Timer);
+    }
+
+    /// Which nodes the store takes for dead: often those that are, and now and then one that is not.
+    pub(crate) fn tell_the_dead(&mut self, node: usize, term: u32) {
+        let mut dead = Vec::new();
+        for other in (0..self.nodes.len()).filter(|&other| other != node) {
+            let at = &self.nodes[other];
+            let silent = !at.running || at.paused_until > self.now || self.net.store_cut[other] > self.now;
+            let said = self.rng.chance(if silent { 70 } else { 10 });
+            if said {
+                dead.push(node_id(other));
+            }
+        }
+        if dead.is_empty() {
+            return;
+        }
+        tell!(self, "node {node}: the store takes {dead:?} for dead");
+        self.step_primary(node, term, Event::Dead(dead));
     }
 
     /// A primary has said that it serves.

@@ -240,6 +240,7 @@ pub fn primary_config(
     PrimaryConfig {
         member_deadline: Duration::from_millis(800),
         open_patience: Duration::from_nanos(plan.open_patience),
+        dead_patience: Duration::from_nanos(plan.open_patience / 8),
         open_timeout: Duration::from_millis(5000),
         io_timeout: IO_TIMEOUT,
         isolation_timeout: ISOLATION_TIMEOUT,

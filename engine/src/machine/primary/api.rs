@@ -31,6 +31,8 @@ pub struct PrimaryConfig {
     pub member_deadline: Duration,
     /// How long the members have to answer at the start before those that did not are removed.
     pub open_patience: Duration,
+    /// The same for members on nodes that are said to be dead ([`Event::Dead`]): what a living one takes to answer.
+    pub dead_patience: Duration,
     /// How long the start waits for the first member to answer before it is given up.
     pub open_timeout: Duration,
     /// An operation that is not done after this long fails, and the volume with it (P5).
@@ -75,6 +77,7 @@ impl PrimaryConfig {
             geometry,
             member_deadline: Duration::from_secs(4),
             open_patience: Duration::from_secs(4),
+            dead_patience: Duration::from_millis(500),
             open_timeout: Duration::from_secs(20),
             io_timeout: Duration::from_secs(60),
             isolation_timeout: Duration::from_secs(8),
@@ -203,6 +206,10 @@ pub enum Event<P> {
     /// A node that holds a replica of this volume has given a sign of life, if only by refusing a connection: this node
     /// is not cut off from all others (L5). Optional.
     Reached,
+    /// The nodes that the store takes for dead (their lease there has run out), all of them: replaces what was said
+    /// before. While the primary opens, members there are not waited for longer than `dead_patience` (T2). It may be wrong:
+    /// nothing is concluded from it but how long to wait. Optional; best said right after the start.
+    Dead(Vec<NodeId>),
     /// Compare the members while the volume is used; [`Action::Verified`] tells what was found. One at a time.
     Verify {
         /// To tell it by.

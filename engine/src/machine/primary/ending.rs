@@ -86,6 +86,12 @@ impl<P: Payload> Primary<P> {
         }
     }
 
+    /// Whether this member has been released: it serves nobody any more, so nothing is asked of it, and nobody waits for it.
+    pub(super) fn is_released(&self, peer: PeerId) -> bool {
+        let told = self.phase == Phase::Releasing && self.release_told;
+        told && self.members & !self.releasing & bit(peer) != 0
+    }
+
     /// Ends once every operation is done and every member has been told so.
     pub(super) fn advance_release(&mut self, out: &mut Vec<Action<P>>) {
         let busy = !self.ops.is_empty() && !self.config.faults.has(Fault::ReleaseNotAwaited);

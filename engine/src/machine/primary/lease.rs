@@ -1,8 +1,9 @@
-//! The read lease (O4): what was read is answered only while every member still takes this primary for the
+//! The lease (O4): what was read or done is answered only while every member still takes this primary for the
 //! volume's.
 
 use super::Primary;
 use super::api::Action;
+use super::ops::Pending;
 use super::peer::{PeerId, Peers, Purpose, each};
 use crate::ids::Tick;
 use crate::machine::faults::Fault;
@@ -11,7 +12,7 @@ use crate::machine::protocol::Request;
 use crate::machine::time::Time;
 
 impl<P: Payload> Primary<P> {
-    /// Whose leases reads depend on: the members', and a joining replica's, as it may be a member already.
+    /// Whose leases answers depend on: the members', and a joining replica's, as it may be a member already.
     fn lessors(&self) -> Peers {
         if self.config.faults.has(Fault::JointLeaseForgotten) {
             return self.members;
@@ -44,7 +45,7 @@ impl<P: Payload> Primary<P> {
         peer.lease_until = peer.lease_until.max(until);
     }
 
-    /// Answers the reads that waited, if they may be answered now.
+    /// Answers the operations that waited, if they may be answered now.
     pub(super) fn serve_lease_waiters(&mut self, out: &mut Vec<Action<P>>) {
         if self.lease_waiters.is_empty() {
             return;
@@ -54,7 +55,11 @@ impl<P: Payload> Primary<P> {
             return;
         }
         for place in std::mem::take(&mut self.lease_waiters) {
-            self.read_done(place, out);
+            match self.ops.get(place).map(Pending::is_read) {
+                Some(true) => self.read_done(place, out),
+                Some(false) => self.op_advanced(place, out),
+                None => {}
+            }
         }
     }
 
@@ -92,7 +97,7 @@ impl<P: Payload> Primary<P> {
             let at = &self.peers[peer];
             let stale = at.told < self.settled_for(peer);
             let silent = !at.local && self.now.since(at.last_ping) >= interval;
-            if at.is_up() && (stale || silent) {
+            if at.is_up() && (stale || silent) && !self.is_released(peer) {
                 self.ping(peer, out);
             }
         }

@@ -1,9 +1,11 @@
 //! Losing a member (L1, L2): condemned, removed by a swap, the new epoch persisted by the others, and only then are
 //! the operations acknowledged that it did not answer.
 
+use std::time::Duration;
+
 use super::api::{Action, EndReason};
 use super::ops::Pending;
-use super::peer::{Condemned, PeerId, Peers, Purpose, Sent, Standing, bit, each};
+use super::peer::{Condemned, Link, PeerId, Peers, Purpose, Sent, Standing, bit, each};
 use super::store::Change;
 use super::{Phase, Primary};
 use crate::format::FailCause;
@@ -64,19 +66,15 @@ impl<P: Payload> Primary<P> {
         if self.now < self.grace_until {
             return;
         }
-        let deadline = if self.phase == Phase::Opening {
-            self.config.open_patience
-        } else {
-            self.config.member_deadline
-        };
         for peer in 0..self.peers.len() {
+            let deadline = self.patience_with(peer);
             let at = &self.peers[peer];
             let away = at
                 .down_since
                 .is_some_and(|since| self.now.since(since) >= deadline);
             let oldest = at.outstanding.first_key_value().map(|(_, sent)| sent.since);
             let late = at.is_up() && oldest.is_some_and(|since| self.now.since(since) >= deadline);
-            if !(away || late) || at.condemned.is_some() {
+            if !(away || late) || at.condemned.is_some() || self.is_released(peer) {
                 continue;
             }
             if at.is_member() || self.is_joining(peer) {
@@ -108,6 +106,30 @@ impl<P: Payload> Primary<P> {
             at.condemned = Some(Condemned::Away);
             self.stirred = true;
         }
+    }
+
+    /// How long this one may be away or owe an answer.
+    ///
+    /// T2: while opening, one on a node that the store takes for dead is waited for only as long as a living one takes to
+    /// answer. That decides nothing but when it is removed: it still takes the swap, and never the last one goes. Is the store
+    /// wrong, and an old primary serves on that node, it has a member in common with this one: every member that is left was
+    /// opened by this primary, refuses the old one since, and has said how long the old one's lease may still run, which is
+    /// waited out (T1). So the old one can neither acknowledge, nor read, nor change the record. One that has answered the call
+    /// already is alive, and is given its time. And where nobody else is whole, it may be the only one that holds what was not
+    /// flushed.
+    fn patience_with(&self, peer: PeerId) -> Duration {
+        if self.phase != Phase::Opening {
+            return self.config.member_deadline;
+        }
+        let patience = self.config.open_patience;
+        let at = &self.peers[peer];
+        let silent = matches!(at.link, Link::Down { .. } | Link::Connecting { .. });
+        let is_whole = |other: &PeerId| self.peers[*other].opened.is_some_and(|opened| opened.whole);
+        let others = self.sound_members() & !bit(peer);
+        if silent && self.dead.contains(&at.node) && each(others).any(|other| is_whole(&other)) {
+            return patience.min(self.config.dead_patience);
+        }
+        patience
     }
 
     /// Removes the condemned members from the record, if another one is sound (L2).
@@ -168,18 +190,20 @@ impl<P: Payload> Primary<P> {
             self.ticks.enter(epoch);
         }
         let before = self.raising.take().map_or(0, |raising| raising.removed);
+        let released = (0..self.peers.len()).filter(|&peer| self.is_released(peer));
+        let released = released.fold(0, |all, peer| all | bit(peer));
         self.raising = Some(Raising {
             epoch,
             waiting: if self.config.faults.has(Fault::RaiseNotAwaited) {
                 0
             } else {
-                self.members
+                self.members & !released
             },
             removed: before | removed,
         });
         for peer in 0..self.peers.len() {
             let at = &self.peers[peer];
-            if !at.is_up() {
+            if !at.is_up() || released & bit(peer) != 0 {
                 continue;
             }
             let role = at.role();

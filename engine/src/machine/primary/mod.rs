@@ -32,7 +32,7 @@ mod verify;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::ids::{Epoch, Tick};
+use crate::ids::{Epoch, NodeId, Tick};
 use crate::io::IoError;
 use crate::machine::faults::Fault;
 use crate::machine::payload::Payload;
@@ -126,6 +126,8 @@ pub struct Primary<P> {
     verify: Option<Box<Verify>>,
     /// A replica has refused this primary for an epoch that it does not know: which, and since when.
     doubt: Option<(Epoch, Time)>,
+    /// Nodes that are said to be dead.
+    dead: Vec<NodeId>,
     /// Since when there is no member to be counted on.
     alone_since: Option<Time>,
     /// When another node or the store was last heard of, and when the store was last asked for that purpose.
@@ -192,6 +194,7 @@ impl<P: Payload> Primary<P> {
             releasing: 0,
             release_since: None,
             release_told: false,
+            dead: Vec::new(),
             stirred: true,
         };
         primary.add_peers();
@@ -291,6 +294,10 @@ impl<P: Payload> Primary<P> {
             }
             Event::RecordUnreachable => self.resolve_doubt(None, out),
             Event::Reached => self.last_contact = self.now,
+            Event::Dead(nodes) => {
+                self.dead = nodes;
+                self.condemn_late(out);
+            }
             Event::Verify { id, repair } => self.verify(id, repair, out),
             Event::StopVerify => self.stop_verify(),
             Event::Dismiss { replica } => self.dismiss(replica),
@@ -401,7 +408,8 @@ impl<P: Payload> Primary<P> {
         let patience = self.config.member_deadline;
         let at = &self.peers[peer];
         let wanted = !matches!(at.standing, Standing::Outside)
-            && !matches!(at.condemned, Some(peer::Condemned::Final(_)));
+            && !matches!(at.condemned, Some(peer::Condemned::Final(_)))
+            && !self.is_released(peer);
         match at.link {
             Link::Down { retry_at } if retry_at <= self.now && wanted => self.connect(peer, out),
             Link::Connecting { since } if self.now.since(since) >= patience => self.link_lost(peer),

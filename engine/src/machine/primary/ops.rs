@@ -255,7 +255,7 @@ impl<P: Payload> Primary<P> {
             return;
         }
         if pending.no_space & counted == 0 {
-            self.complete(place, Ok(None), out);
+            self.acknowledge(place, out);
             return;
         }
         // Replicas under rebuild may have done what the member could not: they have to start again.
@@ -298,6 +298,17 @@ impl<P: Payload> Primary<P> {
             self.op_advanced(place, out);
         } else {
             self.complete(place, Err(IoError::Io), out);
+        }
+    }
+
+    /// Everybody has done it. What members answered a while ago does not tell that they would still do so: one may have
+    /// lost power since, and have been taken over without it (O4).
+    fn acknowledge(&mut self, place: u32, out: &mut Vec<Action<P>>) {
+        if self.leases_hold() || self.config.faults.has(Fault::AckWithoutLease) {
+            self.complete(place, Ok(None), out);
+        } else {
+            self.lease_waiters.push(place);
+            self.ask_for_leases(out);
         }
     }
 

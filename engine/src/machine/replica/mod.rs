@@ -113,9 +113,10 @@ impl<P: Payload> Replica<P> {
         if opened_before && config.faults.has(Fault::IncarnationKept) {
             config.incarnation = superblock.incarnation;
         }
-        if config.pardon {
-            // On disk once the first session is opened.
-            superblock.failed = None;
+        if config.pardon && superblock.failed.take().is_some() {
+            // On disk once the first session is opened. What it acknowledged may be lost, whatever its disk says.
+            superblock.whole = false;
+            superblock.clean = false;
         }
         let mut stamps = StampTable::loaded(stamps);
         let mut intent = intent;

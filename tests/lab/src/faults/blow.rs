@@ -93,8 +93,14 @@ impl Blow {
     }
 
     /// Chooses one, and how long it lasts. `home` is where the workload runs: that is hit most, then the
-    /// holders of replicas.
-    pub fn choose(rng: &mut StdRng, lab: &Lab, home: usize, holders: &[usize]) -> (Self, Duration) {
+    /// holders of replicas. Every other time it is of a kind that has not been `dealt`, while there is one.
+    pub fn choose(
+        rng: &mut StdRng,
+        lab: &Lab,
+        home: usize,
+        holders: &[usize],
+        dealt: impl Fn(&str) -> bool,
+    ) -> (Self, Duration) {
         let holder = holders.choose(rng).copied().unwrap_or(home);
         let host = match rng.random_range(0..10) {
             0..4 => home,
@@ -134,10 +140,21 @@ impl Blow {
             (Self::PoolFull(holder), 3, 15),
             (Self::Disk(holder, mood), 5, 10),
         ];
+        let fresh: Vec<_> = table
+            .iter()
+            .copied()
+            .filter(|(blow, ..)| !dealt(blow.kind()))
+            .collect();
+        let table = if rng.random() && !fresh.is_empty() {
+            fresh
+        } else {
+            table.to_vec()
+        };
         let weights: u32 = table.iter().map(|(_, weight, _)| weight).sum();
         let mut at = rng.random_range(0..weights);
         let (blow, _, longest) = table
-            .into_iter()
+            .iter()
+            .copied()
             .find(|(_, weight, _)| {
                 let hit = at < *weight;
                 at = at.saturating_sub(*weight);

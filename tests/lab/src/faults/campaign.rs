@@ -17,7 +17,7 @@ use super::compare;
 use crate::lab::Lab;
 use crate::node::Node;
 use crate::register::Workload;
-use crate::{StoreKind, image, wait};
+use crate::{StoreKind, image, keep, wait};
 
 /// The volume under test.
 const VOLUME: &str = "register";
@@ -93,9 +93,11 @@ pub fn run(campaign: Campaign) -> Result<()> {
         left: Vec::new(),
         lab,
     };
-    run.start(0)?;
-    let outcome = run.play();
+    let outcome = run.start(0).and_then(|()| run.play());
     run.print(&outcome);
+    if outcome.is_err() {
+        keep::logs(&run.lab, &format!("faults-{}", run.campaign.seed));
+    }
     outcome
 }
 
@@ -113,14 +115,24 @@ impl Run {
                 self.lose_a_node()?;
             }
             let holders = self.holders()?;
-            let (blow, length) = Blow::choose(&mut self.rng, &self.lab, self.home, &holders);
-            if blow.needs_whole() {
+            let (blow, length) = Blow::choose(&mut self.rng, &self.lab, self.home, &holders, |kind| {
+                self.dealt.contains_key(kind)
+            });
+            if blow.needs_whole() || (self.takes_all(blow) && blow.host() != Some(self.home)) {
+                // What was acknowledged at the moment of the cut and is noted only after it could not be told apart if the
+                // workload lived on elsewhere.
                 self.await_whole()?;
             }
-            self.say(format!("{blow}, for {:.1} s", length.as_secs_f64()));
+            let takes_all = self.takes_all(blow);
+            self.say(format!(
+                "{blow}, for {:.1} s; home n{}, in sync {}",
+                length.as_secs_f64(),
+                self.home + 1,
+                self.members().join(", "),
+            ));
             *self.dealt.entry(blow.kind()).or_default() += 1;
             blow.deal(&mut self.lab)?;
-            if blow == Blow::PowerAll {
+            if takes_all {
                 self.register.note_power_cut()?;
             }
             self.endure(blow, length)?;
@@ -131,6 +143,28 @@ impl Run {
             thread::sleep(Duration::from_secs_f64(pause));
         }
         self.reckon()
+    }
+
+    /// Whether every member that is left loses its power: then only what was flushed has to survive.
+    fn takes_all(&self, blow: Blow) -> bool {
+        match blow {
+            Blow::PowerAll => true,
+            Blow::Power(host) => {
+                let members = self.members();
+                // One on a node that is gone for good may be listed yet.
+                let left: Vec<_> = members
+                    .iter()
+                    .filter_map(|name| self.lab.index_of(name).ok())
+                    .collect();
+                left.iter().all(|&member| member == host)
+            }
+            _ => false,
+        }
+    }
+
+    /// The names of the hosts whose replicas are in sync, as the workload's host says.
+    fn members(&self) -> Vec<String> {
+        inspect(self.lab.node(self.home)).map_or_else(|_| Vec::new(), |view| names_in_sync(&view))
     }
 
     /// While a fault lasts: Swarm would notice that the node is gone, and start the workload on another one.
@@ -389,6 +423,16 @@ impl Run {
         let begin = Instant::now();
         self.await_whole()?;
         self.say(format!("whole after {:.1} s", begin.elapsed().as_secs_f64()));
+        // Under load, as an operator would ask.
+        let said = self
+            .lab
+            .node(self.home)
+            .bulkhead
+            .cli(&format!("volume verify {VOLUME}"))
+            .within(WHOLE)
+            .run()
+            .context("the members are compared under load")?;
+        self.say(said.lines().last().unwrap_or("verified"));
         let dockerd = &self.lab.node(self.home).dockerd;
         dockerd.docker(["rm", "-f", FIO]).output()?;
         self.register.remove(dockerd)?;
@@ -401,13 +445,7 @@ impl Run {
             Ok((view["attached"].is_null() && view["healthy"] == true).then_some(view))
         })?;
         // One on a node that is gone for good stays listed until somebody says that it is.
-        let names: Vec<&str> = view["replicas"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|replica| replica["state"] == "in sync")
-            .filter_map(|replica| replica["node"].as_str())
-            .collect();
+        let names = names_in_sync(&view);
         let hosts = names
             .iter()
             .map(|name| self.lab.index_of(name))
@@ -466,10 +504,15 @@ fn inspect(node: &Node) -> Result<Value> {
 }
 
 fn in_sync(view: &Value) -> usize {
+    names_in_sync(view).len()
+}
+
+fn names_in_sync(view: &Value) -> Vec<String> {
     view["replicas"]
         .as_array()
         .into_iter()
         .flatten()
         .filter(|replica| replica["state"] == "in sync")
-        .count()
+        .filter_map(|replica| Some(replica["node"].as_str()?.to_owned()))
+        .collect()
 }

@@ -2,6 +2,7 @@
 //!
 //! | file | owns |
 //! |---|---|
+//! | [`application`] | the application of a stack, and what it was told |
 //! | [`stage`] | the hosts, the class, the service, the filled database |
 //! | [`fall`] | the ways in which the database's node is lost, and comes back |
 //! | [`scene`] | one loss: the watch, the first query elsewhere, the reckoning, the return |
@@ -10,6 +11,7 @@
 //!
 //! It must never call a run good that it has not counted row by row.
 
+pub mod application;
 pub mod fall;
 pub mod scene;
 pub mod sisters;
@@ -18,5 +20,5 @@ pub mod timeline;
 
 pub use fall::Fall;
 pub use scene::{Outcome, Scene};
-pub use stage::Stage;
+pub use stage::{Setting, Stage};
 pub use timeline::Division;

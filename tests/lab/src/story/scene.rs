@@ -8,12 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, ensure};
 
 use super::fall::Fall;
-use super::stage::{SERVICE, Stage, VOLUME};
+use super::stage::{Stage, VOLUME};
 use super::timeline::{self, Division};
 use crate::host::Host;
 use crate::postgres::ACCOUNTS;
 use crate::service::Service;
-use crate::{Cmd, swarm, wait};
+use crate::{Cmd, wait};
 
 /// How long Swarm, the takeover and the recovery may take together before the run counts as failed.
 const FIRST_QUERY: Duration = Duration::from_secs(180);
@@ -48,8 +48,18 @@ pub struct Outcome {
     pub commits: usize,
     /// From the loss until nothing of the volume was left on the old node, where it kept running.
     pub zombie: Option<Duration>,
-    /// From the return of the node until the volume was whole.
-    pub whole: Duration,
+    /// From the return of the node until the volume was whole; none if it was not to come back in this scene.
+    pub whole: Option<Duration>,
+}
+
+/// A node that is lost, and what must be there when it has come back.
+#[derive(Debug)]
+pub struct Loss {
+    /// How it went so far.
+    pub outcome: Outcome,
+    host: usize,
+    fall: Fall,
+    commits: BTreeSet<u64>,
 }
 
 /// Clients whose output lies outside of every host.
@@ -61,6 +71,14 @@ struct Clients {
 impl Stage {
     /// Plays a scene from a whole volume to a whole volume.
     pub fn play(&mut self, scene: Scene) -> Result<Outcome> {
+        let loss = self.lose(scene)?;
+        let mut outcome = loss.outcome.clone();
+        outcome.whole = Some(self.regain(&[loss])?);
+        Ok(outcome)
+    }
+
+    /// Loses the database's node, and finds the database on another one.
+    pub fn lose(&mut self, scene: Scene) -> Result<Loss> {
         let old = self.home;
         let from = self.home_name().to_owned();
         let container = self.container.clone();
@@ -70,7 +88,8 @@ impl Stage {
         let (begin, clock) = (SystemTime::now(), Instant::now());
         // What clients are told from now on may have been told before the loss took hold; the numbers noted before must be there.
         scene.fall.deal(self)?;
-        self.find(|index| index != old, FIRST_QUERY)?;
+        self.lost.push(old);
+        self.find(FIRST_QUERY)?;
         self.tell(&format!("Swarm has started it on {}", self.home_name()));
         self.await_answer(FIRST_QUERY.saturating_sub(clock.elapsed()))?;
         let (total, end) = (clock.elapsed(), SystemTime::now());
@@ -103,30 +122,53 @@ impl Stage {
             .transpose()?
             .unwrap_or_default();
         self.verify(&commits)?;
+        if self.setting.stack {
+            self.await_application(FIRST_QUERY)?;
+        }
+        Ok(Loss {
+            outcome: Outcome {
+                from,
+                to,
+                rows,
+                total,
+                division,
+                commits: commits.len(),
+                zombie,
+                whole: None,
+            },
+            host: old,
+            fall: scene.fall,
+            commits,
+        })
+    }
 
+    /// Lets lost nodes come back, and waits until the volume is whole; tells how long that took.
+    pub fn regain(&mut self, losses: &[Loss]) -> Result<Duration> {
         let back = Instant::now();
-        scene.fall.undo(self, old)?;
-        self.tell(&format!("{from} is back"));
-        self.await_returned(old)?;
+        for loss in losses {
+            loss.fall.undo(self, loss.host)?;
+            self.lost.retain(|&host| host != loss.host);
+            self.tell(&format!("{} is back", loss.outcome.from));
+        }
+        for loss in losses {
+            self.await_returned(loss.host)?;
+        }
         self.await_whole(RETURN)?;
         let whole = back.elapsed();
         self.tell(&format!(
             "the volume is whole again, with {} replicas, {:.1} s later",
-            self.repl,
+            self.setting.repl,
             whole.as_secs_f64()
         ));
-        // What the old node wrote after its loss would come up now, if ever.
-        self.verify(&commits)?;
-        Ok(Outcome {
-            from,
-            to,
-            rows,
-            total,
-            division,
-            commits: commits.len(),
-            zombie,
-            whole,
-        })
+        // What an old node wrote after its loss would come up now, if ever.
+        for loss in losses {
+            self.verify(&loss.commits)?;
+        }
+        if self.setting.stack {
+            let orders = self.verify_orders()?;
+            self.tell(&format!("all {orders} orders of the application are there"));
+        }
+        Ok(whole)
     }
 
     /// Starts eight clients of pgbench, and one that notes each commit that it was told of.
@@ -190,8 +232,8 @@ impl Stage {
                     .run("node ls --format {{.Hostname}}/{{.Status}}")
                     .unwrap_or_default();
                 let ready = list.lines().any(|line| line == format!("{name}/Ready"));
-                let rest = swarm::container(&self.lab.node(old).dockerd, SERVICE);
-                Ok((ready && matches!(rest, Ok(None))).then_some(()))
+                let rest = self.runs_service(old);
+                Ok((ready && matches!(rest, Ok(false))).then_some(()))
             },
         )
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::{Fall, Outcome, Scene, Stage};
-use crate::StoreKind;
+use super::{Fall, Outcome, Scene, Setting, Stage};
+use crate::{StoreKind, keep};
 
 /// The rows of the table.
 #[derive(Debug, Default)]
@@ -17,11 +17,54 @@ pub struct Table {
 }
 
 impl Table {
+    /// Sets a stage and plays on it; that it could not be set is noted too.
+    fn on(&mut self, setting: Setting, play: impl FnOnce(&mut Self, &mut Stage)) {
+        match Stage::set(setting) {
+            Ok(mut stage) => play(self, &mut stage),
+            Err(error) => self.note("setting the stage", Err(format!("{error:#}"))),
+        }
+    }
+
+    /// Loses two nodes of three replicas, one after the other, before either comes back.
+    fn one_after_the_other(&mut self, stage: &mut Stage) {
+        let falls = [
+            ("three replicas, the first node lost", Fall::Cut),
+            ("three replicas, the second one too", Fall::PowerOff),
+        ];
+        let mut losses = Vec::new();
+        for (name, fall) in falls {
+            let good = self.try_to(name, stage, |stage| {
+                let loss = stage.lose(Scene { fall, load: true })?;
+                let mut outcome = loss.outcome.clone();
+                losses.push(loss);
+                if losses.len() == falls.len() {
+                    outcome.whole = Some(stage.regain(&losses)?);
+                }
+                Ok(outcome)
+            });
+            if !good {
+                return;
+            }
+        }
+    }
+
     /// Plays a scene on a stage, and notes how it went.
     pub fn play(&mut self, name: &str, stage: &mut Stage, scene: Scene) -> bool {
+        self.try_to(name, stage, |stage| stage.play(scene))
+    }
+
+    fn try_to(
+        &mut self,
+        name: &str,
+        stage: &mut Stage,
+        act: impl FnOnce(&mut Stage) -> Result<Outcome>,
+    ) -> bool {
         println!("--- {name}");
-        let outcome = stage.play(scene).map_err(|error| format!("{error:#}"));
+        let outcome = act(stage).map_err(|error| format!("{error:#}"));
         let good = outcome.is_ok();
+        if !good {
+            keep::logs(&stage.lab, "story");
+        }
         self.note(name, outcome);
         good
     }
@@ -67,7 +110,7 @@ impl Table {
                     seconds(o.division.recovery),
                     o.commits,
                     o.zombie.map_or("-".to_owned(), seconds),
-                    seconds(o.whole),
+                    o.whole.map_or("-".to_owned(), seconds),
                 ),
             };
         }
@@ -101,6 +144,9 @@ impl Table {
     }
 }
 
+/// How often the story is played without a pause on the same hosts, at the least.
+const BACK_AND_FORTH: u32 = 10;
+
 /// The story `runs` times, back and forth, and then its sisters.
 pub fn all(store: StoreKind, runs: u32) -> Result<()> {
     let mut table = Table::default();
@@ -110,58 +156,65 @@ pub fn all(store: StoreKind, runs: u32) -> Result<()> {
     };
     let calm = |fall| Scene { fall, load: false };
     let busy = |fall| Scene { fall, load: true };
-    let mut stage = Stage::set(store, 2, false)?;
-    let mut good = true;
-    for run in 1..=runs {
-        // Every other run under load, for which the commits are counted.
-        let scene = if run % 2 == 0 {
-            busy(Fall::Cut)
-        } else {
-            calm(Fall::Cut)
-        };
-        good = table.play(&format!("the story on {store}, run {run}"), &mut stage, scene);
-        if !good {
-            break;
+    let plain = Setting::new(store);
+
+    // What fails on a stage leaves it in a state that the next scene is not to begin with.
+    table.on(plain, |table, stage| {
+        for run in 1..=runs.max(BACK_AND_FORTH) {
+            // Every other run under load, for which the commits are counted.
+            let scene = if run % 2 == 0 {
+                busy(Fall::Cut)
+            } else {
+                calm(Fall::Cut)
+            };
+            let name = if run <= runs {
+                format!("the story on {store}, run {run}")
+            } else {
+                format!("back and forth, time {run}")
+            };
+            if !table.play(&name, stage, scene) {
+                return;
+            }
         }
-    }
-    if good {
-        for (name, fall) in [
+    });
+    table.on(plain, |table, stage| {
+        let _ = [
             ("power off under load", Fall::PowerOff),
             ("cut in both directions, under load", Fall::CutBoth),
             ("cut of what comes in, under load", Fall::CutIncoming),
-        ] {
-            good &= table.play(name, &mut stage, busy(fall));
-            if !good {
-                break;
-            }
-        }
-    }
-    if good {
-        stage.lead_swarm()?;
-        good = table.play("the Swarm leader's node", &mut stage, busy(Fall::Cut));
-    }
-    if good {
-        stage.lead_store()?;
-        table.play("the node of the store's leader", &mut stage, busy(Fall::Cut));
-    }
-    drop(stage);
-
-    let mut stage = Stage::set(other, 2, false)?;
-    table.play(
-        &format!("{other} instead of {store}"),
-        &mut stage,
-        busy(Fall::Cut),
-    );
-    drop(stage);
-
-    let mut stage = Stage::set(store, 3, false)?;
-    if table.play("three replicas, the first node lost", &mut stage, busy(Fall::Cut)) {
-        table.play(
-            "three replicas, the second node lost",
-            &mut stage,
-            busy(Fall::PowerOff),
-        );
-    }
-    drop(stage);
+        ]
+        .into_iter()
+        .all(|(name, fall)| table.play(name, stage, busy(fall)));
+    });
+    table.on(plain, |table, stage| {
+        let _ = table.try_to("the Swarm leader's node", stage, |stage| {
+            stage.lead_swarm()?;
+            stage.play(busy(Fall::Cut))
+        }) && table.try_to("the node of the store's leader", stage, |stage| {
+            stage.lead_store()?;
+            stage.play(busy(Fall::Cut))
+        });
+    });
+    table.on(Setting::new(other), |table, stage| {
+        table.play(&format!("{other} instead of {store}"), stage, busy(Fall::Cut));
+    });
+    let managed = Setting {
+        managed: true,
+        ..plain
+    };
+    table.on(managed, |table, stage| {
+        table.play("the managed plugin", stage, busy(Fall::Cut));
+    });
+    let stack = Setting { stack: true, ..plain };
+    table.on(stack, |table, stage| {
+        table.play("a stack with an application", stage, busy(Fall::Cut));
+    });
+    // Swarm and the store outlive two of five.
+    let three = Setting {
+        repl: 3,
+        hosts: 5,
+        ..plain
+    };
+    table.on(three, |table, stage| table.one_after_the_other(stage));
     table.finish()
 }

@@ -2,16 +2,20 @@
 //!
 //! It owns the lab of a story. It must never ask a host that is cut off where the database is.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::application;
 use crate::lab::Lab;
 use crate::postgres::ACCOUNTS;
-use crate::{Cmd, StoreKind, image, swarm, wait};
+use crate::{Cmd, StoreKind, image, keep, swarm, wait};
 
-/// The service.
-pub const SERVICE: &str = "postgres";
+/// The service, and in a stack the part of its name after the stack's.
+pub(super) const SERVICE: &str = "postgres";
+/// The stack, where there is one.
+pub(super) const STACK: &str = "shop";
 /// Its volume.
 pub const VOLUME: &str = "pgdata";
 /// The class of its volume.
@@ -19,6 +23,37 @@ pub const CLASS: &str = "replicated";
 
 /// How long a healthy cluster may take for anything.
 const CALM: Duration = Duration::from_secs(120);
+
+/// What a stage is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// The cluster's store.
+    pub store: StoreKind,
+    /// Hosts, each with a manager of the Swarm.
+    pub hosts: u8,
+    /// Replicas of the volume.
+    pub repl: u8,
+    /// Whether dockerd runs the daemons, as managed plugins.
+    pub managed: bool,
+    /// Whether the database is a part of a stack with an application.
+    pub stack: bool,
+    /// Whether each step is told.
+    pub aloud: bool,
+}
+
+impl Setting {
+    /// The founding story's: three hosts, two replicas, the daemon as a service.
+    pub fn new(store: StoreKind) -> Self {
+        Self {
+            store,
+            hosts: 3,
+            repl: 2,
+            managed: false,
+            stack: false,
+            aloud: false,
+        }
+    }
+}
 
 /// What the story is played on.
 #[derive(Debug)]
@@ -29,53 +64,79 @@ pub struct Stage {
     pub home: usize,
     /// The database's container there.
     pub container: String,
-    /// Replicas of the volume.
-    pub repl: u8,
-    /// Whether each step is told.
-    pub aloud: bool,
+    /// The hosts that were lost and are not back.
+    pub lost: Vec<usize>,
+    /// What it was to be.
+    pub setting: Setting,
     begin: Instant,
 }
 
 impl Stage {
-    /// Three nodes (more for more replicas), the class, the service with the filled database.
-    pub fn set(store: StoreKind, repl: u8, aloud: bool) -> Result<Self> {
+    /// The nodes, the class, the service with the filled database.
+    pub fn set(setting: Setting) -> Result<Self> {
         let begin = Instant::now();
-        let lab = Lab::new(repl.max(2) + 1)
+        let mut plan = Lab::new(setting.hosts)
             .label("story")
-            .store(store)
+            .store(setting.store)
+            .servers(setting.hosts)
             .swarm()
-            .image(image::POSTGRES)
-            .start()?;
+            .image(image::POSTGRES);
+        if setting.managed {
+            plan = plan.managed();
+        }
         let mut stage = Self {
-            lab,
+            lab: plan.start()?,
             home: 0,
             container: String::new(),
-            repl,
-            aloud,
+            lost: Vec::new(),
+            setting,
             begin,
         };
+        let outcome = stage.furnish();
+        if outcome.is_err() {
+            keep::logs(&stage.lab, "story");
+        }
+        outcome.map(|()| stage)
+    }
+
+    fn furnish(&mut self) -> Result<()> {
+        let stage = self;
         stage.tell(&format!(
-            "{} nodes with {store}, Docker Swarm and Bulkhead, each with a pool of 10 GB in a file behind a loop device",
-            stage.lab.members.len()
+            "{} nodes with {}, Docker Swarm and Bulkhead, each with a pool of 10 GB in a file behind a loop device",
+            stage.lab.members.len(),
+            stage.setting.store,
         ));
         stage.show(
             0,
-            &format!("bulkhead class create {CLASS} --repl {repl} --io-priority high --default"),
-        )?;
-        stage.show(
-            0,
             &format!(
-                "docker service create --detach --no-resolve-image --name {SERVICE} --network host \
-                 --mount type=volume,source={VOLUME},target=/data,volume-driver=bulkhead,volume-opt=size=1G {}",
-                image::POSTGRES
+                "bulkhead class create {CLASS} --repl {} --io-priority high --default",
+                stage.setting.repl
             ),
         )?;
-        stage.find(|_| true, CALM)?;
+        if stage.setting.stack {
+            let file = stage.lab.host(0).dir().join("stack.yml");
+            fs::write(&file, application::stack())?;
+            let file = file.display();
+            stage.show(
+                0,
+                &format!("docker stack deploy --resolve-image=never -c {file} {STACK}"),
+            )?;
+        } else {
+            stage.show(
+                0,
+                &format!(
+                    "docker service create --detach --no-resolve-image --name {SERVICE} --network host \
+                     --mount type=volume,source={VOLUME},target=/data,volume-driver=bulkhead,volume-opt=size=1G {}",
+                    image::POSTGRES
+                ),
+            )?;
+        }
+        stage.find(CALM)?;
         stage.await_answer(CALM)?;
         stage.tell(&format!("PostgreSQL runs on {}", stage.home_name()));
         stage.psql_tool("createdb demo")?;
         stage.psql_tool("pgbench -i -s 10 -q demo")?;
-        stage.sql("create table journal (n bigint primary key)")?;
+        stage.sql("create table journal (n bigint primary key); create table orders (n text)")?;
         stage.tell("createdb demo; pgbench -i -s 10 demo");
         let rows = stage.count()?;
         stage.tell(&format!("select count(*) from pgbench_accounts: {rows}"));
@@ -83,13 +144,29 @@ impl Stage {
             rows == ACCOUNTS,
             "pgbench_accounts has {rows} rows, not {ACCOUNTS}"
         );
-        stage.await_whole(CALM)?;
-        Ok(stage)
+        if stage.setting.stack {
+            stage.await_application(CALM)?;
+        }
+        stage.await_whole(CALM)
+    }
+
+    /// The service's name.
+    pub fn service(&self) -> String {
+        if self.setting.stack {
+            format!("{STACK}_{SERVICE}")
+        } else {
+            SERVICE.to_owned()
+        }
+    }
+
+    /// Whether a host has power and is not lost.
+    pub fn is_there(&self, index: usize) -> bool {
+        self.lab.host(index).is_on() && !self.lost.contains(&index)
     }
 
     /// Says what happens, with the time since the beginning.
     pub fn tell(&self, what: &str) {
-        if self.aloud {
+        if self.setting.aloud {
             println!("{:7.1} s  {what}", self.begin.elapsed().as_secs_f64());
         }
     }
@@ -109,13 +186,12 @@ impl Stage {
         self.lab.host(self.home).hostname()
     }
 
-    /// Looks for the database's container on hosts that have power and that `fits`.
-    pub fn find(&mut self, fits: impl Fn(usize) -> bool, deadline: Duration) -> Result<()> {
+    /// Looks for the database's container on the hosts that are there.
+    pub fn find(&mut self, deadline: Duration) -> Result<()> {
+        let service = self.service();
         let (home, container) = wait::until("the service's container runs", deadline, || {
-            for index in
-                (0..self.lab.members.len()).filter(|&index| fits(index) && self.lab.host(index).is_on())
-            {
-                if let Ok(Some(id)) = swarm::container(&self.lab.node(index).dockerd, SERVICE) {
+            for index in (0..self.lab.members.len()).filter(|&index| self.is_there(index)) {
+                if let Ok(Some(id)) = swarm::container(&self.lab.node(index).dockerd, &service) {
                     return Ok(Some((index, id)));
                 }
             }
@@ -123,13 +199,13 @@ impl Stage {
         })
         .with_context(|| {
             let manager = (0..self.lab.members.len())
-                .find(|&index| fits(index))
+                .find(|&index| self.is_there(index))
                 .unwrap_or(0);
             let tasks = self
                 .lab
                 .node(manager)
                 .dockerd
-                .run(&format!("service ps --no-trunc {SERVICE}"));
+                .run(&format!("service ps --no-trunc {service}"));
             tasks.unwrap_or_else(|error| error.to_string())
         })?;
         (self.home, self.container) = (home, container);
@@ -192,7 +268,7 @@ impl Stage {
 
     /// Waits until the volume is healthy with all its replicas in sync, as every living node says.
     pub fn await_whole(&self, deadline: Duration) -> Result<()> {
-        for index in (0..self.lab.members.len()).filter(|&index| self.lab.host(index).is_on()) {
+        for index in (0..self.lab.members.len()).filter(|&index| self.is_there(index)) {
             let mut last = serde_json::Value::Null;
             wait::until("the volume is whole", deadline, || {
                 if let Ok(view) = self
@@ -208,7 +284,7 @@ impl Stage {
                     .iter()
                     .filter(|replica| replica["state"] == "in sync")
                     .count();
-                Ok((last["healthy"] == true && good == usize::from(self.repl)).then_some(()))
+                Ok((last["healthy"] == true && good == usize::from(self.setting.repl)).then_some(()))
             })
             .with_context(|| format!("{} says {last:#}", self.lab.host(index).hostname()))?;
         }

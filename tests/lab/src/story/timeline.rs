@@ -58,14 +58,22 @@ impl Division {
     }
 }
 
-/// When the daemon of the database's host says that it mounted the volume.
+/// When the daemon of the database's host says that it mounted the volume; one in a plugin says it to dockerd.
 fn mounted(stage: &Stage) -> Result<Vec<SystemTime>> {
-    let log = std::fs::read(stage.lab.host(stage.home).dir().join("bulkhead.log"))?;
+    let log = if stage.setting.managed {
+        "dockerd.log"
+    } else {
+        "bulkhead.log"
+    };
+    let log = std::fs::read(stage.lab.host(stage.home).dir().join(log))?;
     let text = String::from_utf8_lossy(&log).into_owned();
     Ok(text
         .lines()
         .filter(|line| line.contains(" mounted ") && line.contains(VOLUME))
-        .filter_map(|line| time(line.split_whitespace().next()?).ok())
+        .filter_map(|line| {
+            line.split_whitespace()
+                .find_map(|word| time(word.trim_start_matches("msg=\"")).ok())
+        })
         .collect())
 }
 

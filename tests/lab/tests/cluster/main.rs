@@ -8,7 +8,7 @@ mod swarm;
 
 use anyhow::Result;
 use bulkhead_lab::report::Report;
-use bulkhead_lab::{Lab, StoreKind, image, node};
+use bulkhead_lab::{Lab, StoreKind, image, keep, node};
 
 /// How much of it is done.
 #[derive(Clone, Copy)]
@@ -60,6 +60,7 @@ fn run(store: StoreKind, extent: Extent) -> Result<()> {
     let mut case =
         |name: &str, run: &dyn Fn(&mut Lab, Extent) -> Result<Vec<bulkhead_lab::report::Figure>>| {
             if !report.case(name, || run(&mut lab, extent)) {
+                keep::logs(&lab, &format!("cluster-{store}"));
                 // What one case has broken the next one does not suffer from.
                 if let Err(error) = lab.heal() {
                     println!("healing failed too: {error:#}");

@@ -4,12 +4,15 @@
 
 use anyhow::Result;
 use bulkhead_lab::StoreKind;
-use bulkhead_lab::story::{Fall, Scene, Stage};
+use bulkhead_lab::story::{Fall, Scene, Setting, Stage};
 
 /// Tells the story.
 pub(super) fn tell(store: StoreKind) -> Result<()> {
     println!("PostgreSQL survives the loss of its node\n");
-    let mut stage = Stage::set(store, 2, true)?;
+    let mut stage = Stage::set(Setting {
+        aloud: true,
+        ..Setting::new(store)
+    })?;
     for line in bulkhead_lab::cuts::STORY {
         stage.tell(&format!("{} # {line}", stage.home_name()));
     }
@@ -36,11 +39,13 @@ pub(super) fn tell(store: StoreKind) -> Result<()> {
             zombie.as_secs_f64()
         );
     }
-    println!(
-        "{} was a whole replica again {:.1} s after its return.",
-        outcome.from,
-        outcome.whole.as_secs_f64()
-    );
+    if let Some(whole) = outcome.whole {
+        println!(
+            "{} was a whole replica again {:.1} s after its return.",
+            outcome.from,
+            whole.as_secs_f64()
+        );
+    }
     drop(stage);
     println!(
         "\n{} rows on {} after {:.1} s",
