@@ -60,7 +60,7 @@ function table(headings, rows, empty) {
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": headings.join(", ") },
     el("table", {},
       el("thead", {}, el("tr", {}, headings.map((text) => el("th", { scope: "col" }, text)))),
-      el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map((cell) => el("td", {}, cell ?? "–")))))));
+      el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map((cell, n) => el("td", { "data-label": headings[n] }, el("div", {}, cell ?? "–"))))))));
 }
 
 /** Two lines over the last looks. */
