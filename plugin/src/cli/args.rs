@@ -80,6 +80,12 @@ pub enum Command {
     },
     /// Look whether this machine has what Bulkhead needs: kernel, programs, clock, disks, Docker, store, other nodes
     Doctor,
+    /// Gather what support needs into a tarball, without secrets
+    Diags {
+        /// The tarball; one named by the time if this is left out
+        #[arg(long, short = 'f', value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
     /// Tokens: who may use the API over the network
     #[command(subcommand)]
     Token(TokenCommand),

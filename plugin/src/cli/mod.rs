@@ -6,6 +6,7 @@ mod class;
 mod client;
 mod cluster;
 mod delete;
+mod diags;
 mod doctor;
 mod events;
 mod exit;
@@ -56,6 +57,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Events(args) => events::run(&client, &printer, &args).await,
         Command::Alerts => events::alerts(&client, &printer).await,
         Command::Top { interval, count } => top::run(&client, &printer, interval, count).await,
+        Command::Diags { file } => diags::run(&client, &printer, file).await,
         Command::Doctor => doctor::run(&client, &printer).await,
         Command::Man { directory } => man::run(&printer, &directory),
         Command::Token(command) => token::run(&client, &printer, command).await,
