@@ -21,7 +21,7 @@ SEED ?=
 SEEDS ?= 2000
 FROM ?= 0
 
-.PHONY: bench bench-control lab lab-down lab-enter demo test-api test-ui test-cluster test-faults test-ha sim sim-faults help up down build install uninstall plugin test lint fmt
+.PHONY: bench bench-control bench-recovery lab lab-down lab-enter demo test-api test-ui test-cluster test-faults test-ha sim sim-faults help up down build install uninstall plugin test lint fmt
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -91,6 +91,9 @@ sim-faults: ## looks for every deliberate fault with the simulation
 
 bench: ## the data path beside a plain loop device and GlusterFS; QUICK=1: below ten minutes; PAGE=1: into the documentation
 	@scripts/bench.sh data
+
+bench-recovery: ## a rebuild of 5 GiB under pgbench, and catching up after 60 s; knows QUICK and PAGE
+	@scripts/bench.sh recovery
 
 bench-control: ## the control plane: 200 simulated nodes and 10,000 volumes against etcd; knows QUICK and PAGE
 	@scripts/bench.sh control

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Benchmarks: bench.sh control|data [ARGUMENTS]. With QUICK=1 a short run; with PAGE=1 the figures go into the documentation too.
+# Benchmarks: bench.sh control|data|recovery [ARGUMENTS]. With QUICK=1 a short run; with PAGE=1 the figures go into the documentation too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
@@ -20,8 +20,14 @@ data)
     page=docs/performance.md
     [ -z "${QUICK:-}" ] || set -- --quick "$@"
     ;;
+recovery)
+    scripts/deps.sh build run test bench
+    need_root bench-recovery
+    page=docs/performance.md
+    [ -z "${QUICK:-}" ] || set -- --quick "$@"
+    ;;
 *)
-    die "bench.sh: ${what:-nothing}? It knows control and data."
+    die "bench.sh: ${what:-nothing}? It knows control, data and recovery."
     ;;
 esac
 [ -z "${PAGE:-}" ] || set -- --page "$page" "$@"
@@ -32,4 +38,4 @@ say "Measuring"
 if [ "$what" = control ]; then
     exec target/release/bench-control --daemon "$LAB_BULKHEAD" "$@"
 fi
-exec target/release/bench-data "$@"
+exec "target/release/bench-$what" "$@"

@@ -7,6 +7,7 @@
 //! | [`plain`], [`bulkhead`], [`gluster`] | how each of them comes to be |
 //! | [`workload`] | what is done to a directory, and the figure that comes of it |
 //! | [`fio`], [`postgres`], [`files`] | the workloads |
+//! | [`recovery`] | what a rebuild and a catching up cost |
 //! | [`cost`] | processor time and memory |
 //! | [`run`] | rounds in turn |
 //! | [`results`] | medians, ratios, and the file with all of them |
@@ -20,6 +21,7 @@ pub mod gluster;
 pub mod plain;
 pub mod plot;
 pub mod postgres;
+pub mod recovery;
 pub mod report;
 pub mod results;
 pub mod run;

@@ -165,13 +165,11 @@ impl Contents {
         }
     }
 
-    /// Takes a record that this node has just written or read, ahead of the watch; whether it is news.
-    pub(super) fn note(&mut self, volume: &Volume) -> bool {
-        if self
-            .volumes
-            .get(&volume.id)
-            .is_some_and(|known| known.revision >= volume.revision)
-        {
+    /// Takes a record that this node has just written or read, ahead of the watch, which has told of all up to `told`; whether
+    /// it is news. One that is not known, and not newer than that, has been removed since.
+    pub(super) fn note(&mut self, volume: &Volume, told: Revision) -> bool {
+        let newest = self.volumes.get(&volume.id).map_or(told, |known| known.revision);
+        if newest >= volume.revision {
             return false;
         }
         // Its name goes and comes in one transaction with its record.
@@ -191,6 +189,26 @@ impl Contents {
             .filter(|volume| volume.revision > listing)
             .cloned()
             .collect()
+    }
+
+    /// The store has gone back to an older copy of itself: what was known of its other history is forgotten. `events` are the
+    /// differences to what the watch had told.
+    pub(super) fn go_back<'a>(&mut self, events: impl IntoIterator<Item = &'a Event>) {
+        let mut raw = std::mem::take(&mut self.raw);
+        for event in events {
+            match event {
+                Event::Put(entry) => drop(raw.insert(entry.key.clone(), entry.clone())),
+                Event::Delete { key, .. } => drop(raw.remove(key)),
+            }
+        }
+        let silent = std::mem::take(&mut self.silent);
+        *self = Self {
+            silent,
+            ..Self::default()
+        };
+        for entry in raw.into_values() {
+            self.apply(&Event::Put(entry));
+        }
     }
 
     /// Applies one change.

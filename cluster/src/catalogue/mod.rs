@@ -73,6 +73,8 @@ struct Shared {
 struct State {
     contents: Contents,
     freshness: Freshness,
+    /// The revision up to which the watch has told everything.
+    told: Revision,
 }
 
 impl Drop for Catalogue {
@@ -100,7 +102,11 @@ impl Catalogue {
             away: None,
         };
         let shared = Arc::new(Shared {
-            state: RwLock::new(State { contents, freshness }),
+            state: RwLock::new(State {
+                contents,
+                freshness,
+                told: Revision(0),
+            }),
             feeds: Feeds::default(),
         });
         let follower = Follower {
@@ -143,13 +149,11 @@ impl Catalogue {
     /// Takes a record that this node has just written or read, so that who has made a change finds it here at once. Who
     /// follows the changes is told only of what is new: else an errand that changes nothing would call itself again.
     pub fn note(&self, volume: &Volume) {
-        let is_news = self
-            .shared
-            .state
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contents
-            .note(volume);
+        let is_news = {
+            let mut state = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
+            let told = state.told;
+            state.contents.note(volume, told)
+        };
         if is_news {
             self.shared.feeds.tell([volume.id]);
         }
@@ -242,20 +246,29 @@ impl Follower {
                     };
                     state.contents = Contents::default();
                     for volume in &noted {
-                        state.contents.note(volume);
+                        state.contents.note(volume, revision);
                     }
                 }
                 self.unsaved = true;
-                for event in latest(&events) {
-                    state.contents.apply(event);
+                if revision < state.told {
+                    tracing::warn!(%revision, before = %state.told, "the store has gone back: it was restored from an older copy");
+                    state.contents.go_back(latest(&events));
+                } else {
+                    for event in latest(&events) {
+                        state.contents.apply(event);
+                    }
                 }
+                state.told = revision;
                 let volumes = events
                     .iter()
                     .filter_map(|event| event.key().strip_prefix(VOLUMES)?.parse().ok());
                 self.shared.feeds.tell(volumes);
                 revision
             }
-            Update::Current(revision) => revision,
+            Update::Current(revision) => {
+                state.told = state.told.max(revision);
+                revision
+            }
             Update::Away { since, error } => {
                 state.freshness.away = Some((since, error.to_string()));
                 return;

@@ -321,3 +321,80 @@ async fn a_node_that_falls_silent_is_known_since_when() {
         assert!(since().is_some_and(|since| since <= SystemTime::now()));
     }
 }
+
+#[tokio::test]
+async fn what_was_removed_is_not_brought_back_by_a_late_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let volumes = Volumes::new(store.clone());
+    let catalogue = Catalogue::start(store, None).await;
+    let made = create(&volumes, "v").await;
+    assert!(catalogue.caught_up(made, SOON).await);
+    let volume = volumes.by_name("v").await.unwrap().unwrap();
+    let going = volumes.begin_delete("v", NodeId::from_u128(1)).await.unwrap();
+    volumes
+        .finish_delete(volume.id, NodeId::from_u128(1))
+        .await
+        .unwrap();
+    let is_gone = || catalogue.read(|contents| contents.by_id(volume.id).is_none());
+    let begin = std::time::Instant::now();
+    while !is_gone() && begin.elapsed() < SOON {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Whoever wrote this comes to note it only now.
+    catalogue.note(&going);
+    assert!(is_gone());
+    // What is newer than all that the watch has told is news.
+    let again = create(&volumes, "w").await;
+    catalogue.note(&volumes.by_name("w").await.unwrap().unwrap());
+    assert_eq!(names(&catalogue), ["w"]);
+    assert!(catalogue.caught_up(again, SOON).await);
+}
+
+#[test]
+fn a_store_that_has_gone_back_is_believed() {
+    let place = |id| Placed {
+        node: NodeId::from_u128(id),
+        pool: PoolId::from_u128(id),
+    };
+    let record = |name: &str| {
+        let new = NewVolume::new(name, VolumeSpec::new(1 << 30), &[place(1)], NodeId::from_u128(1));
+        new.unwrap().into_record()
+    };
+    let put = |record: &crate::schema::VolumeRecord, revision: u64| {
+        let key = crate::schema::volume_key(record.id);
+        Event::Put(crate::store::Entry {
+            value: crate::schema::encode(&key, record).unwrap(),
+            key,
+            revision: Revision(revision),
+        })
+    };
+    let (mut kept, changed, lost) = (record("kept"), record("changed"), record("lost"));
+    let mut contents = Contents::default();
+    for event in [put(&kept, 3), put(&changed, 90), put(&lost, 91)] {
+        contents.apply(&event);
+    }
+    // Noted ahead of the watch, in the history that is gone.
+    kept.epoch.0 = 9;
+    let noted = crate::schema::Stored {
+        record: kept.clone(),
+        revision: Revision(95),
+    };
+    assert!(contents.note(&noted, Revision(91)));
+    let mut earlier = changed.clone();
+    earlier.epoch.0 = 7;
+    let gone = Event::Delete {
+        key: crate::schema::volume_key(lost.id),
+        revision: Revision(10),
+    };
+    contents.go_back([&gone, &put(&earlier, 5)]);
+    let epoch = |of: &crate::schema::VolumeRecord| {
+        contents
+            .by_id(of.id)
+            .map(|volume| (volume.epoch.0, volume.revision.0))
+    };
+    assert_eq!(
+        (epoch(&kept), epoch(&changed), epoch(&lost)),
+        (Some((1, 3)), Some((7, 5)), None)
+    );
+}

@@ -287,6 +287,15 @@ impl VolumeRecord {
         self.replicas.iter().filter(move |replica| replica.node == node)
     }
 
+    /// Says that whoever served it before does not, in the epoch that it has now: that one must not find its own latest change
+    /// in the record, and take what has become of it for the outcome of that.
+    pub(crate) fn forget_change(&mut self) {
+        self.change = Some(PrimaryChange {
+            term: self.epoch,
+            count: 0,
+        });
+    }
+
     /// Notes the moment for every replica that is something else now than it was before.
     pub(crate) fn note_since(&mut self, before: &Self, now: Timestamp) {
         let kind = std::mem::discriminant::<ReplicaState>;

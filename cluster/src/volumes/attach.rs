@@ -1,11 +1,11 @@
 //! Who may attach a volume: one node at a time, by a swap of the record (replication.md, section 6). A living holder
 //! is never pushed aside; a dead one is, in the same transaction that finds it dead.
 
-use bulkhead_engine::ids::{NodeId, VolumeId};
+use bulkhead_engine::ids::{Epoch, NodeId, VolumeId};
 
 use super::change::{Step, Write};
 use super::{Volume, VolumeError, Volumes};
-use crate::schema::{ChangeId, Primary, Timestamp, VolumeRecord, VolumeState, Wanted};
+use crate::schema::{ChangeId, Primary, Replica, Timestamp, VolumeRecord, VolumeState, Wanted};
 
 /// The wish to attach a volume.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct Attach {
     pub user: String,
     /// Whether nobody uses it, and it is only to have its replicas brought up to date.
     pub upkeep: bool,
+    /// Only while the record has this epoch and these replicas: those that were asked whether it may be attached.
+    judged: Option<(Epoch, Vec<Replica>)>,
 }
 
 impl Attach {
@@ -28,7 +30,15 @@ impl Attach {
             attachment: ChangeId::random(),
             user: user.into(),
             upkeep: false,
+            judged: None,
         }
+    }
+
+    /// The same, only while the record is as it was when its replicas were asked; else [`VolumeError::Busy`].
+    #[must_use]
+    pub fn judged_by(mut self, volume: &VolumeRecord) -> Self {
+        self.judged = Some((volume.epoch, volume.replicas.clone()));
+        self
     }
 
     /// One that only brings the replicas up to date.
@@ -62,11 +72,19 @@ impl Volumes {
             if holder.is_some_and(|primary| primary.attachment == wish.attachment) {
                 return Ok(Step::Settled);
             }
+            if wish
+                .judged
+                .as_ref()
+                .is_some_and(|(epoch, replicas)| volume.epoch != *epoch || volume.replicas != *replicas)
+            {
+                return Err(VolumeError::Busy(volume.name.clone()));
+            }
             let mut record = volume.clone();
             record.epoch = record
                 .epoch
                 .next()
                 .ok_or_else(|| VolumeError::Epochs(volume.name.clone()))?;
+            record.forget_change();
             if volume
                 .wanted
                 .as_ref()

@@ -227,6 +227,7 @@ impl Volumes {
             // replica on whose disk there is a newer epoch shows that the volume was in use: the store was restored from an
             // older copy.
             record.primary = None;
+            record.forget_change();
             Ok(Step::Write(Box::new(Write {
                 record,
                 if_dead: Some(volume.creator).filter(|creator| *creator != asking),

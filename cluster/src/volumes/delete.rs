@@ -31,7 +31,8 @@ impl Volumes {
             record.wanted = None;
             let holder = record.primary.take();
             if let Some(primary) = &holder {
-                if primary.node == asking && !primary.upkeep {
+                let is_used = volume.state == VolumeState::Ready && !primary.upkeep;
+                if primary.node == asking && is_used {
                     return Err(VolumeError::Attached {
                         volume: volume.name.clone(),
                         node: "this one".to_owned(),
@@ -43,11 +44,12 @@ impl Volumes {
                     .epoch
                     .next()
                     .ok_or_else(|| VolumeError::Epochs(volume.name.clone()))?;
+                record.forget_change();
             }
             Ok(Step::Write(Box::new(Write {
                 record,
                 if_dead: holder
-                    .filter(|primary| !primary.upkeep)
+                    .filter(|primary| !primary.upkeep && primary.node != asking)
                     .map(|primary| primary.node),
                 remove: Some(name_key(&volume.name)?),
             })))

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::change::{Step, Write};
 use super::{Volume, VolumeError, Volumes};
-use crate::schema::{ChangeId, PrimaryChange, Replica, ReplicaState, VolumeRecord, VolumeState};
+use crate::schema::{ChangeId, Replica, ReplicaState, VolumeRecord, VolumeState};
 
 /// The wish that one replica be the only member.
 #[derive(Clone, Copy, Debug)]
@@ -78,14 +78,11 @@ fn forced(volume: &VolumeRecord, wish: &Force) -> Result<VolumeRecord, VolumeErr
         .max(wish.seen)
         .next()
         .ok_or_else(|| VolumeError::Epochs(volume.name.clone()))?;
-    // No primary's: whoever served it before does not find its own latest change any more.
-    record.change = Some(PrimaryChange {
-        term: record.epoch,
-        count: 0,
-    });
+    record.forget_change();
     for replica in &mut record.replicas {
         if replica.id == wish.replica {
             replica.state = ReplicaState::Member;
+            replica.trouble = None;
         } else if replica.state != ReplicaState::Removing {
             let state = ReplicaState::Stale { tick: Tick::ZERO };
             if replica.made {

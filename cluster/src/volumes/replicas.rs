@@ -129,6 +129,30 @@ impl Volumes {
         Ok(done)
     }
 
+    /// A member leaves a volume that nobody has, because there are more than asked for. `known` is the volume as it was judged
+    /// by: it has to be so still. The last member stays.
+    pub async fn drop_member(&self, known: &Volume, replica: ReplicaId) -> Result<Volume, VolumeError> {
+        let settled = Tick::ZERO;
+        let gone = [
+            ReplicaChange::Leave { replica, settled },
+            ReplicaChange::Discard { replica },
+        ];
+        let decide = |volume: &VolumeRecord| {
+            let same = volume.primary.is_none()
+                && volume.state == known.state
+                && volume.epoch == known.epoch
+                && volume.replicas == known.replicas;
+            if !same {
+                return Err(VolumeError::Busy(volume.name.clone()));
+            }
+            apply(volume, &gone).map(Step::write)
+        };
+        let done = self
+            .change_known(known.id, Some(known), ChangeId::random(), decide)
+            .await?;
+        done.ok_or_else(|| VolumeError::NoSuch(known.id.to_string()))
+    }
+
     /// A node has removed a replica that was not wanted any more.
     pub async fn replica_removed(
         &self,

@@ -28,7 +28,8 @@ macro_rules! volume_suite {
     ($subject:expr) => {
         $crate::volumes::volume_suite!($subject; one_name_one_volume, life_of_a_volume, one_owner, a_dead_holder_is_replaced,
             members_leave_and_come_back, lost_answers_change_nothing_twice, delete_waits_for_every_replica, classes,
-            a_creation_is_undone_by_one, a_holder_is_asked, a_machine_swaps, a_primary_is_forced);
+            a_creation_is_undone_by_one, a_holder_is_asked, a_machine_swaps, a_primary_is_forced,
+            a_surplus_member_leaves);
     };
     ($subject:expr; $($check:ident),*) => {
         $(
@@ -601,12 +602,67 @@ pub async fn a_machine_swaps(subject: &dyn Subject) {
     assert_eq!(volumes.by_id(id).await.unwrap().unwrap(), taken);
 }
 
+/// A replica more than asked for leaves a volume that nobody has, once, and never the last one.
+pub async fn a_surplus_member_leaves(subject: &dyn Subject) {
+    let store = subject.open("surplus/").await;
+    let volumes = Volumes::new(Arc::clone(&store));
+    let known = ready(&volumes, "v", &[1, 2]).await;
+    let (first, second) = (known.replicas[0].id, known.replicas[1].id);
+    let held = volumes.attach(known.id, &Attach::on(node(1), "")).await.unwrap();
+    // Judged before somebody has taken it.
+    let early = volumes.drop_member(&known, second).await.unwrap_err();
+    assert!(matches!(early, VolumeError::Busy(_)), "{early}");
+    let attachment = held.primary.as_ref().map(|primary| primary.attachment);
+    let free = volumes
+        .release(known.id, node(1), attachment)
+        .await
+        .unwrap()
+        .unwrap();
+    let left = volumes.drop_member(&free, second).await.unwrap();
+    assert_eq!((left.epoch.0, left.members().count()), (free.epoch.0 + 1, 1));
+    assert_eq!(
+        left.replica(second).map(|replica| replica.state),
+        Some(ReplicaState::Removing)
+    );
+    assert!(matches!(
+        volumes.drop_member(&free, second).await,
+        Err(VolumeError::Busy(_))
+    ));
+    assert!(matches!(
+        volumes.drop_member(&left, first).await,
+        Err(VolumeError::LastMember { .. })
+    ));
+}
+
 pub async fn delete_waits_for_every_replica(subject: &dyn Subject) {
     let store = subject.open("delete/").await;
     let volumes = Volumes::new(Arc::clone(&store));
     let id = ready(&volumes, "v", &[1, 2]).await.id;
     let error = volumes.finish_delete(id, node(1)).await.unwrap_err();
     assert!(matches!(error, VolumeError::State { .. }), "{error}");
+    // One that a living node has only for its replicas is in nobody's use, and its rebuild ends with the epoch.
+    let tended = ready(&volumes, "tended", &[1, 2]).await.id;
+    let lease = live(&*store, 1).await;
+    let at = volumes
+        .attach(tended, &Attach::for_upkeep(node(1)))
+        .await
+        .unwrap();
+    assert_eq!(at.user_node(), None);
+    let going = volumes.begin_delete("tended", node(2)).await.unwrap();
+    assert_eq!(
+        (going.state, going.epoch.0, &going.primary),
+        (VolumeState::Deleting, at.epoch.0 + 1, &None)
+    );
+    let used = ready(&volumes, "used", &[1]).await.id;
+    volumes
+        .attach(used, &Attach::on(node(1), "a container"))
+        .await
+        .unwrap();
+    for asking in [1, 2] {
+        let refused = volumes.begin_delete("used", node(asking)).await.unwrap_err();
+        assert!(matches!(refused, VolumeError::Attached { .. }), "{refused}");
+    }
+    store.revoke(&lease).await.unwrap();
     // Half made ones go the same way.
     let half = volumes
         .begin_create(&new("half", &[2], 2))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::status::{RebuildStatus, Standing, VolumeEvent};
 use crate::ids::ReplicaId;
 use crate::io::Data;
-use crate::machine::primary::RebuildProgress;
+use crate::machine::primary::{Phase, RebuildProgress};
 use crate::machine::{MemberState, Primary, Time};
 
 /// Over how long the speed of a rebuild is measured.
@@ -77,7 +77,9 @@ impl Changes {
                     epoch,
                 });
             }
-            if seen.connected != peer.connected {
+            // Who is let go because the volume is detached or over is not lost.
+            let over = matches!(primary.phase(), Phase::Releasing | Phase::Ended);
+            if seen.connected != peer.connected && !over {
                 seen.connected = peer.connected;
                 tell(if peer.connected {
                     VolumeEvent::Reached { replica }

@@ -163,7 +163,7 @@ fn updated(view: &VolumeView) -> String {
     let when = if view.attached.is_some() {
         "they are made and removed while it is used"
     } else {
-        "they are made and removed as soon as it is mounted"
+        "they are made and removed after a while, or as soon as it is mounted"
     };
     if sound == usize::from(view.repl) {
         return format!("volume {} has {sound} replicas in sync, as wanted\n", view.name);

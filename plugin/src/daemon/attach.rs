@@ -38,6 +38,8 @@ pub(super) struct Attached {
     pub(super) target: PathBuf,
     fs: FsKind,
     options: MountOptions,
+    /// One look at its replicas at a time.
+    pub(super) looking: tokio::sync::Mutex<()>,
     /// Nobody needs it any more, but it could not be let go yet: why.
     pub(super) leaving: Mutex<Option<String>>,
 }
@@ -117,12 +119,13 @@ impl Daemon {
         self.membership.require().await?;
         let volume = self.until_ready(name, end).await?;
         let id = volume.id;
+        self.end_upkeep(id).await;
         let wish = Attach::on(self.node, String::new());
         let held = match self.take(volume, &wish, end).await {
             Ok(held) => held,
             Err(error) => {
                 if matches!(error, ServiceError::Failed(_)) {
-                    self.failures.lock().insert(id, error.to_string());
+                    self.note_failure(id, error.to_string());
                 }
                 return Err(error);
             }
@@ -150,7 +153,7 @@ impl Daemon {
             }
             Err(error) => {
                 self.release_record(id, name, wish.attachment).await;
-                self.failures.lock().insert(id, error.to_string());
+                self.note_failure(id, error.to_string());
                 Err(error)
             }
         }
@@ -196,6 +199,22 @@ impl Daemon {
 
     /// Opens the volume in the epoch of its record, and makes a block device of it. Blocks.
     pub(super) fn open_device(&self, record: &Stored) -> Result<(Arc<Volume>, Attachment), ServiceError> {
+        let volume = self.open_volume(record)?;
+        let device: Arc<dyn BlockDevice> = volume.clone();
+        match Attachment::attach(&self.dirs, record.id, device, AttachOptions::default()) {
+            Ok(attachment) => Ok((volume, attachment)),
+            Err(error) => {
+                close(&volume, &record.name, self.config.timeout.detach.duration());
+                Err(ServiceError::Failed(format!(
+                    "volume {:?} cannot be attached: {error}",
+                    record.name
+                )))
+            }
+        }
+    }
+
+    /// Opens the volume in the epoch of its record. Blocks.
+    pub(super) fn open_volume(&self, record: &Stored) -> Result<Arc<Volume>, ServiceError> {
         let (name, id) = (record.name.clone(), record.id);
         let failed = |error: &dyn std::fmt::Display| {
             ServiceError::Failed(format!("volume {name:?} cannot be attached: {error}"))
@@ -223,15 +242,7 @@ impl Daemon {
             };
             matches!(**source, DiskError::InUse(_))
         };
-        let volume = once_unlocked(open, is_locked).map_err(|error| failed(&error))?;
-        let device: Arc<dyn BlockDevice> = volume.clone();
-        match Attachment::attach(&self.dirs, id, device, AttachOptions::default()) {
-            Ok(attachment) => Ok((volume, attachment)),
-            Err(error) => {
-                close(&volume, &record.name, self.config.timeout.detach.duration());
-                Err(failed(&error))
-            }
-        }
+        once_unlocked(open, is_locked).map_err(|error| failed(&error))
     }
 
     /// Nodes with replicas of a volume that are dead by their leases in the store, as far as it can be reached.
@@ -261,6 +272,7 @@ impl Daemon {
             target: self.dirs.mount_point(record.id),
             fs,
             options,
+            looking: tokio::sync::Mutex::default(),
             leaving: Mutex::default(),
         };
         if let Err(error) = attached.mount() {
@@ -272,20 +284,24 @@ impl Daemon {
 
     /// Shows the engine the record of an attached volume as it is known now.
     pub(super) fn tell_engine(&self, id: VolumeId) {
-        let found = self
-            .attached
-            .lock()
-            .values()
-            .find(|attached| attached.id == id)
-            .cloned();
+        let attached = self.attached_of(id).map(|attached| attached.volume.clone());
+        let open = attached.or_else(|| Some(self.tended(id)?.volume.clone()));
         let record = self.catalogue.read(|contents| contents.by_id(id).cloned());
-        if let (Some(attached), Some(record)) = (found, record) {
+        if let (Some(open), Some(record)) = (open, record)
+            && record.epoch >= open.term()
+        {
             // On a thread that may block: what follows from it may have to wait for a disk.
             tokio::task::spawn_blocking(move || {
                 let (seen, revision) = (engine_record(&record), Revision(record.revision.0));
-                attached.volume.record_seen(seen, revision);
+                open.record_seen(seen, revision);
             });
         }
+    }
+
+    /// The volume of this id that is attached on this node.
+    pub(super) fn attached_of(&self, id: VolumeId) -> Option<Arc<Attached>> {
+        let attached = self.attached.lock();
+        attached.values().find(|attached| attached.id == id).cloned()
     }
 }
 

@@ -12,7 +12,7 @@ use bulkhead_cluster::schema::SchemaError;
 use bulkhead_cluster::store::{self, Store};
 use bulkhead_cluster::volumes::{Volume as Stored, VolumeError, Volumes};
 use bulkhead_engine::host::{HostDirs, clean_stale};
-use bulkhead_engine::ids::{ClusterId, NodeId, VolumeId};
+use bulkhead_engine::ids::{ClusterId, Epoch, NodeId, VolumeId};
 use bulkhead_engine::node::{Links, Node, NodeConfig};
 use bulkhead_engine::pool::PoolOwner;
 use parking_lot::Mutex;
@@ -25,7 +25,8 @@ use super::identity::Identity;
 use super::membership::Membership;
 use super::pools::Pools;
 use super::rebuild::Away;
-use super::reconcile;
+use super::reconcile::{self, Errands};
+use super::upkeep::Upkeep;
 use super::verify::Comparison;
 use crate::config::Config;
 use crate::locks::{NameGuard, NameLocks};
@@ -35,6 +36,13 @@ use crate::service::ServiceError;
 const CATALOGUE: &str = "catalogue";
 /// How long a lock that a child process holds by accident is waited for.
 const LOCKED: Duration = Duration::from_secs(2);
+
+/// Why a volume is down on this node.
+pub(super) struct Failure {
+    pub(super) reason: String,
+    /// The epoch of its record when that was so. In a newer one somebody has attached it since.
+    pub(super) epoch: Epoch,
+}
 
 /// The daemon behind its faces.
 pub(super) struct Daemon {
@@ -56,14 +64,20 @@ pub(super) struct Daemon {
     pub(super) locks: NameLocks,
     /// Locks of this node's replicas by the volume's id.
     pub(super) replica_locks: NameLocks,
+    /// Errands that are under way on this node.
+    pub(super) errands: Errands,
     /// Replicas here that no record knows, in words.
     pub(super) strange: Mutex<Vec<String>>,
+    /// Held while the engine is asked how its replicas are.
+    pub(super) asking: Arc<tokio::sync::Mutex<()>>,
     /// Nodes and pools that are away.
     pub(super) away: Mutex<Away>,
     /// Volumes that are attached on this node, by name.
     pub(super) attached: Mutex<BTreeMap<String, Arc<Attached>>>,
-    /// Volumes that ended by themselves, and why, until they are attached again.
-    pub(super) failures: Mutex<BTreeMap<VolumeId, String>>,
+    /// What is done for volumes that nobody has mounted.
+    pub(super) upkeep: Upkeep,
+    /// Volumes that ended by themselves or could not be attached, and why, until they are attached again, here or elsewhere.
+    pub(super) failures: Mutex<BTreeMap<VolumeId, Failure>>,
     /// Comparisons of the members of volumes, the last one of each.
     pub(super) verifies: Mutex<BTreeMap<VolumeId, Comparison>>,
     /// Where the engine says that a volume has ended.
@@ -123,9 +137,12 @@ impl Daemon {
             pools,
             locks: NameLocks::default(),
             replica_locks: NameLocks::default(),
+            errands: Errands::default(),
             strange: Mutex::default(),
+            asking: Arc::default(),
             away: Mutex::default(),
             attached: Mutex::default(),
+            upkeep: Upkeep::default(),
             failures: Mutex::default(),
             verifies: Mutex::default(),
             ended,
@@ -139,7 +156,7 @@ impl Daemon {
         super::listen::begin(&daemon).await?;
 
         step("finishing what an earlier run had begun");
-        reconcile::once(&daemon).await;
+        reconcile::at_start(&daemon).await;
         Ok(daemon)
     }
 
@@ -160,6 +177,28 @@ impl Daemon {
             .lock(name, operation, patience)
             .await
             .map_err(|by| ServiceError::Busy(format!("volume {name:?} is busy: {by}; try again in a while")))
+    }
+
+    /// Notes why a volume is down, as of the record that is known.
+    pub(super) fn note_failure(&self, id: VolumeId, reason: String) {
+        let epoch = self
+            .catalogue
+            .read(|contents| contents.by_id(id).map(|volume| volume.epoch));
+        let epoch = epoch.unwrap_or(Epoch::ZERO);
+        self.failures.lock().insert(id, Failure { reason, epoch });
+    }
+
+    /// Notes why an attachment has ended. If somebody else has the volume already, that is of a term before.
+    pub(super) fn note_ending(&self, attached: &Attached, reason: String) {
+        let epoch = self.catalogue.read(|contents| {
+            let volume = contents.by_id(attached.id)?;
+            let primary = volume.primary.as_ref()?;
+            (primary.attachment == attached.attachment).then_some(volume.epoch)
+        });
+        let epoch = epoch.unwrap_or(attached.volume.term());
+        self.failures
+            .lock()
+            .insert(attached.id, Failure { reason, epoch });
     }
 
     /// The volume that is attached on this node under a name.

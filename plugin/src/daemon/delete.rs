@@ -21,6 +21,7 @@ impl Daemon {
             }));
         }
         let volume = self.find(name).await?;
+        self.end_upkeep(volume.id).await;
         for replica in volume.replicas_on(self.node) {
             // Before anything is changed: without its pool a replica cannot go.
             self.pools.check(replica.pool).await?;

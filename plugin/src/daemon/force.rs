@@ -63,6 +63,7 @@ impl Daemon {
                 "volume {name:?} is still being created; no replica of it can be forced"
             )));
         }
+        self.end_upkeep(volume.id).await;
         let chosen = self.chosen(&volume, &request.replica)?;
         let _replica = self.replica_lock(volume.id, "being forced").await?;
         self.pools.check(chosen.pool).await?;

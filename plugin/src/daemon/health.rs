@@ -207,6 +207,7 @@ impl Daemon {
                 pool.status
             ));
         }
+        problems.extend(self.outlived_volumes());
         problems.extend(self.strange.lock().iter().cloned());
         problems.extend(self.surface.api_trouble.lock().clone());
         problems

@@ -8,8 +8,8 @@ use bulkhead_cluster::catalogue::Contents;
 use bulkhead_cluster::nodes::{Node, NodeError};
 use bulkhead_cluster::placement::place_another;
 use bulkhead_cluster::schema::{NodeDuty, Replica, ReplicaState, Severity, VolumeRecord, VolumeState};
-use bulkhead_cluster::volumes::Update;
-use bulkhead_engine::ids::NodeId;
+use bulkhead_cluster::volumes::{Update, Volume};
+use bulkhead_engine::ids::{NodeId, ReplicaId, VolumeId};
 
 use super::alerts::about;
 use super::context::{Daemon, volume_failed};
@@ -195,13 +195,6 @@ impl Daemon {
             for replica in volume.replicas_on(id) {
                 let (sentence, moves) = if replica.state == ReplicaState::Removing {
                     (format!("volume {name}: its replica is being removed"), true)
-                } else if volume.primary.is_none() {
-                    (
-                        format!(
-                            "volume {name} is in use nowhere; its replica is moved as soon as it is mounted"
-                        ),
-                        false,
-                    )
                 } else if replacements(contents, volume, id) >= usize::from(volume.spec.repl) {
                     (
                         format!("volume {name}: its replica is being replaced by another one"),
@@ -224,8 +217,48 @@ impl Daemon {
         left
     }
 
+    /// What a node that is gone for good was to remove counts as removed: nobody waits for its disks.
+    async fn forget_replicas(&self) {
+        let left: Vec<(VolumeId, NodeId, Option<ReplicaId>)> = self.catalogue.read(|contents| {
+            let gone: Vec<NodeId> = contents
+                .nodes()
+                .filter(|node| node.record.duty == NodeDuty::Decommissioned && node.live.is_none())
+                .map(|node| node.record.id)
+                .collect();
+            let of_it = |volume: &Arc<Volume>| {
+                let (id, deleting) = (volume.id, volume.state == VolumeState::Deleting);
+                let on_it = |replica: &&Replica| gone.contains(&replica.node);
+                let going = |replica: &Replica| {
+                    let removed = replica.state == ReplicaState::Removing;
+                    (deleting || removed).then_some((id, replica.node, (!deleting).then_some(replica.id)))
+                };
+                volume
+                    .replicas
+                    .iter()
+                    .filter(on_it)
+                    .filter_map(going)
+                    .collect::<Vec<_>>()
+            };
+            contents.volumes().flat_map(of_it).collect()
+        });
+        for (id, node, replica) in left {
+            let done = match replica {
+                Some(replica) => self.volumes.replica_removed(id, node, replica).await,
+                None => self.volumes.finish_delete(id, node).await,
+            };
+            match done {
+                Ok(Some(volume)) => self.catalogue.note(&volume),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(volume = %id, %error, "a replica that is gone for good is still in its record")
+                }
+            }
+        }
+    }
+
     /// Nodes that are gone for good and of which nothing is left are forgotten, so that another one can take their name.
     pub(super) async fn forget_nodes(&self) {
+        self.forget_replicas().await;
         let gone: Vec<(NodeId, String)> = self.catalogue.read(|contents| {
             let is_empty = |id: NodeId| {
                 let mut volumes = contents.volumes();
@@ -260,18 +293,19 @@ fn replacements(contents: &Contents, volume: &VolumeRecord, without: NodeId) -> 
 }
 
 /// Whether what a node has is to be moved away.
-pub(super) fn is_leaving(contents: &Contents, node: NodeId) -> bool {
+fn is_leaving(contents: &Contents, node: NodeId) -> bool {
     let mut nodes = contents.nodes();
     nodes.any(|at| {
         at.record.id == node && matches!(at.record.duty, NodeDuty::Drained | NodeDuty::Decommissioned)
     })
 }
 
+/// Whether somebody uses a volume on a node, other than to bring its replicas up to date.
 fn is_attached_on(volume: &VolumeRecord, node: NodeId) -> bool {
     volume
         .primary
         .as_ref()
-        .is_some_and(|primary| primary.node == node)
+        .is_some_and(|primary| primary.node == node && !primary.upkeep)
 }
 
 /// Whether a node has a replica in sync of a volume, and nobody else who lives has one.

@@ -38,8 +38,8 @@ impl Load {
                 *load.replicas.entry(replica.pool).or_default() += 1;
                 *load.on_node.entry(replica.node).or_default() += 1;
             }
-            if let Some(primary) = &volume.primary {
-                *load.attached.entry(primary.node).or_default() += 1;
+            if let Some(node) = volume.user_node() {
+                *load.attached.entry(node).or_default() += 1;
             }
         }
         load
@@ -230,10 +230,7 @@ fn volumes_of(contents: &Contents, node: NodeId) -> Vec<NodeVolumeView> {
         .volumes()
         .filter_map(|volume| {
             let replica = volume.replicas_on(node).next();
-            let attached = volume
-                .primary
-                .as_ref()
-                .is_some_and(|primary| primary.node == node);
+            let attached = volume.user_node() == Some(node);
             (replica.is_some() || attached).then(|| NodeVolumeView {
                 name: volume.name.clone(),
                 replica: replica.map(|replica| replica_word(replica).to_owned()),

@@ -10,6 +10,7 @@ mod create;
 mod delete;
 mod dockerd;
 mod engine;
+mod failed;
 mod force;
 mod health;
 mod identity;
@@ -30,6 +31,7 @@ mod replicas;
 mod service;
 mod spec;
 mod take;
+mod upkeep;
 mod verify;
 mod view;
 
@@ -176,6 +178,7 @@ async fn serve_until_stopped(
             dockerd::keep_known(config.docker.api.clone(), stop.subscribe()),
             membership::keep_telling(daemon.clone()),
             rebuild::keep_up(daemon.clone()),
+            upkeep::keep_up(daemon.clone()),
             alerts::keep_watch(daemon.clone()),
         );
         // They end only when they are told to stop.

@@ -2,7 +2,7 @@
 //! pool, another one is made on another node; once that is in sync, the lost one is not wanted any more. A node that comes
 //! back in time only catches up, and that is the engine's work.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,30 +12,78 @@ use bulkhead_cluster::schema::{
     ChangeId, NodeDuty, PoolState, Replica, ReplicaState, VolumeRecord, VolumeState,
 };
 use bulkhead_cluster::volumes::{Held, ReplicaChange, Volume as Stored, VolumeError};
-use bulkhead_engine::ids::{NodeId, PoolId, ReplicaId};
+use bulkhead_engine::ids::{NodeId, PoolId, ReplicaId, VolumeId};
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::attach::Attached;
 use super::context::Daemon;
-use super::life::is_leaving;
 use super::reconcile::every;
+use super::upkeep::Tended;
 
 /// The longest time between looks.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Since when nodes and pools are away, by this node's clock.
-#[derive(Default)]
+/// Since when nodes and pools are away, by this node's clock. Its lock is never held while the catalogue is read: a copy is
+/// taken before.
+#[derive(Clone, Default)]
 pub(super) struct Away {
     nodes: BTreeMap<NodeId, Instant>,
     pools: BTreeMap<PoolId, Instant>,
+    /// Nodes that belong to the cluster.
+    known: BTreeSet<NodeId>,
+    /// Nodes that are to be emptied.
+    leaving: BTreeSet<NodeId>,
+}
+
+/// A volume that this node holds, for its users or for its replicas.
+pub(super) enum HeldHere {
+    Attached(Arc<Attached>),
+    Tended(Arc<Tended>),
+}
+
+impl HeldHere {
+    fn id(&self) -> VolumeId {
+        match self {
+            Self::Attached(attached) => attached.id,
+            Self::Tended(tended) => tended.id,
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Attached(attached) => &attached.name,
+            Self::Tended(tended) => &tended.name,
+        }
+    }
+
+    fn attachment(&self) -> ChangeId {
+        match self {
+            Self::Attached(attached) => attached.attachment,
+            Self::Tended(tended) => tended.attachment,
+        }
+    }
+
+    fn looking(&self) -> &tokio::sync::Mutex<()> {
+        match self {
+            Self::Attached(attached) => &attached.looking,
+            Self::Tended(tended) => &tended.looking,
+        }
+    }
+
+    fn is_dead(&self) -> bool {
+        match self {
+            Self::Attached(attached) => attached.dead().is_some(),
+            Self::Tended(tended) => tended.volume.ended().is_some(),
+        }
+    }
 }
 
 impl Away {
     /// Takes over what the records say now. While the store is away nothing is known, and nothing counts.
     fn look(&mut self, contents: &Contents, fresh: bool) {
         if !fresh {
-            self.nodes.clear();
-            self.pools.clear();
+            *self = Self::default();
             return;
         }
         let now = Instant::now();
@@ -59,86 +107,161 @@ impl Away {
             pools.insert(pool.id, self.pools.get(&pool.id).copied().unwrap_or(now));
         }
         (self.nodes, self.pools) = (nodes, pools);
+        let known = contents
+            .nodes()
+            .filter(|node| node.record.duty != NodeDuty::Decommissioned)
+            .map(|node| node.record.id);
+        self.known = known.collect();
+        let leaves = |duty| matches!(duty, NodeDuty::Drained | NodeDuty::Decommissioned);
+        let leaving = contents
+            .nodes()
+            .filter(|node| leaves(node.record.duty))
+            .map(|node| node.record.id);
+        self.leaving = leaving.collect();
     }
 
-    fn is_lost(&self, replica: &Replica, contents: &Contents, after: Duration) -> bool {
-        let long = |since: Option<&Instant>| since.is_some_and(|since| since.elapsed() >= after);
-        let gone = contents
-            .nodes()
-            .find(|node| node.record.id == replica.node)
-            .is_none_or(|node| node.record.duty == NodeDuty::Decommissioned);
-        let cannot_be_made = !replica.made && replica.trouble.is_some();
-        gone || cannot_be_made || long(self.nodes.get(&replica.node)) || long(self.pools.get(&replica.pool))
+    /// Whether a node has been away for so long, or belongs to the cluster no more.
+    pub(super) fn is_long_gone(&self, node: NodeId, after: Duration) -> bool {
+        let long = |since: &Instant| since.elapsed() >= after;
+        !self.known.is_empty() && !self.known.contains(&node) || self.nodes.get(&node).is_some_and(long)
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_leaving(node: NodeId) -> Self {
+        Self {
+            leaving: [node].into(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether a node is to be emptied.
+    pub(super) fn is_leaving(&self, node: NodeId) -> bool {
+        self.leaving.contains(&node)
+    }
+
+    fn is_lost(&self, replica: &Replica, after: Duration) -> bool {
+        let long = |since: &Instant| since.elapsed() >= after;
+        // Either its files cannot be made, or it has failed: it comes back by itself in neither case.
+        let is_useless =
+            replica.trouble.is_some() && !(replica.made && replica.state == ReplicaState::Member);
+        is_useless
+            || self.is_long_gone(replica.node, after)
+            || self.pools.get(&replica.pool).is_some_and(long)
     }
 }
 
 /// Looks for as long as it is polled.
 pub(super) async fn keep_up(daemon: Arc<Daemon>) {
     let interval = INTERVAL.min(daemon.config.rebuild_after.duration() / 3);
-    every(interval, || daemon.keep_replicas()).await;
+    every(interval, || async {
+        daemon.tell_of_failed_replicas().await;
+        daemon.keep_replicas().await;
+    })
+    .await;
 }
 
 impl Daemon {
     async fn keep_replicas(&self) {
         let freshness = self.catalogue.freshness();
         let fresh = freshness.away.is_none() && !freshness.from_disk;
-        self.catalogue
-            .read(|contents| self.away.lock().look(contents, fresh));
+        let mut away = self.away();
+        self.catalogue.read(|contents| away.look(contents, fresh));
+        *self.away.lock() = away;
         if !fresh {
             return;
         }
-        let all: Vec<Arc<Attached>> = self.attached.lock().values().cloned().collect();
-        for attached in all {
-            self.keep_replicas_of(&attached).await;
+        let attached: Vec<Arc<Attached>> = self.attached.lock().values().cloned().collect();
+        let attached = attached.into_iter().map(HeldHere::Attached);
+        let tended = self.all_tended().into_iter().map(HeldHere::Tended);
+        for held in attached.chain(tended).collect::<Vec<_>>() {
+            self.keep_replicas_of(&held).await;
         }
+    }
+
+    /// The volume of this id, if this node holds it.
+    pub(super) fn held_here(&self, id: VolumeId) -> Option<HeldHere> {
+        let attached = self.attached_of(id).map(HeldHere::Attached);
+        attached.or_else(|| self.tended(id).map(HeldHere::Tended))
     }
 
     /// The same for one volume, whose record has changed: what is not wanted any more goes at once.
-    pub(super) async fn keep_replicas_of(&self, attached: &Attached) {
-        if attached.dead().is_some() {
+    pub(super) async fn keep_replicas_of(&self, held: &HeldHere) {
+        if held.is_dead() {
             return;
         }
-        if let Some(replica) = self.surplus_of(attached) {
-            tracing::info!(volume = attached.name, %replica, "a member is not wanted any more");
+        if let Some((attached, replica)) = self.surplus_of(held) {
+            tracing::info!(volume = held.name(), %replica, "a member is not wanted any more");
             attached.volume.dismiss(replica);
         }
-        if let Some((volume, changes)) = self.changes_for(attached)
-            && let Err(error) = self.change_replicas(attached, &volume, &changes).await
+        // One look at a time, or two would each add a replica.
+        let Ok(_turn) = held.looking().try_lock() else {
+            return;
+        };
+        if let Some(volume) = self.to_be_changed(held)
+            && let Err(error) = self.change_replicas(held, &volume).await
         {
-            tracing::warn!(volume = attached.name, %error, "its replicas could not be changed yet");
+            tracing::warn!(volume = held.name(), %error, "its replicas could not be changed yet");
         }
     }
 
-    /// Whether the records ask for a change of an attached volume's replicas.
-    pub(super) fn has_replicas_to_change(&self, attached: &Attached) -> bool {
-        self.changes_for(attached).is_some() || self.surplus_of(attached).is_some()
+    /// Whether the records ask for a change of the replicas of a volume that this node holds.
+    pub(super) fn has_replicas_to_change(&self, held: &HeldHere) -> bool {
+        self.to_be_changed(held).is_some() || self.surplus_of(held).is_some()
     }
 
-    fn changes_for(&self, attached: &Attached) -> Option<(Arc<Stored>, Vec<ReplicaChange>)> {
-        let after = self.config.rebuild_after.duration();
-        let away = self.away.lock();
+    fn to_be_changed(&self, held: &HeldHere) -> Option<Arc<Stored>> {
+        let away = self.away();
         self.catalogue.read(|contents| {
-            let volume = contents.by_id(attached.id)?.clone();
+            let volume = contents.by_id(held.id())?.clone();
             let ours = volume
                 .primary
                 .as_ref()
-                .is_some_and(|primary| primary.attachment == attached.attachment);
-            if !ours || volume.state != VolumeState::Ready {
-                return None;
-            }
-            let lost = |replica: &Replica| away.is_lost(replica, contents, after);
-            let leaving = |replica: &Replica| is_leaving(contents, replica.node);
-            let mut changes = discards(&volume, lost, leaving);
-            if changes.is_empty() {
-                let unwanted = |replica: &Replica| lost(replica) || leaving(replica);
-                changes.extend(self.addition(&volume, unwanted, contents));
-            }
-            (!changes.is_empty()).then_some((volume, changes))
+                .is_some_and(|primary| primary.attachment == held.attachment());
+            let due = ours && !self.changes_to(&volume, &away, contents).is_empty();
+            due.then_some(volume)
         })
     }
 
-    /// A member of an attached volume that is one too many, or is on a node that is to be empty.
-    fn surplus_of(&self, attached: &Attached) -> Option<ReplicaId> {
+    /// Who is away, as of the last look.
+    pub(super) fn away(&self) -> Away {
+        self.away.lock().clone()
+    }
+
+    /// Whether a replica is not to be expected back.
+    pub(super) fn is_lost(&self, replica: &Replica, away: &Away) -> bool {
+        away.is_lost(replica, self.config.rebuild_after.duration())
+    }
+
+    /// What is to be changed about the replicas of a volume, as its record is.
+    pub(super) fn changes_to(
+        &self,
+        volume: &VolumeRecord,
+        away: &Away,
+        contents: &Contents,
+    ) -> Vec<ReplicaChange> {
+        if volume.state != VolumeState::Ready {
+            return Vec::new();
+        }
+        let lost = |replica: &Replica| self.is_lost(replica, away);
+        let leaving = |replica: &Replica| away.is_leaving(replica.node);
+        let mut changes = discards(volume, lost, leaving);
+        if changes.is_empty() {
+            let unwanted = |replica: &Replica| lost(replica) || leaving(replica);
+            changes.extend(self.addition(volume, unwanted, contents));
+        }
+        if changes.is_empty() && is_short(volume, lost) {
+            changes.extend(making_room(volume));
+        }
+        changes
+    }
+
+    /// A member of a volume that is in use here which is one too many, or is on a node that is to be empty. Those that nobody
+    /// uses are seen to while they are at rest.
+    fn surplus_of<'a>(&self, held: &'a HeldHere) -> Option<(&'a Arc<Attached>, ReplicaId)> {
+        let HeldHere::Attached(attached) = held else {
+            return None;
+        };
+        let away = self.away();
         self.catalogue.read(|contents| {
             let volume = contents.by_id(attached.id)?;
             let ours = volume
@@ -149,9 +272,10 @@ impl Daemon {
             if !ours || volume.state != VolumeState::Ready {
                 return None;
             }
-            surplus(volume, self.node, in_reach, |replica| {
-                is_leaving(contents, replica.node)
-            })
+            let surplus = surplus(volume, Some(self.node), in_reach, |replica| {
+                away.is_leaving(replica.node)
+            });
+            Some((attached, surplus?))
         })
     }
 
@@ -177,29 +301,36 @@ impl Daemon {
         }
     }
 
-    async fn change_replicas(
-        &self,
-        attached: &Attached,
-        volume: &Stored,
-        changes: &[ReplicaChange],
-    ) -> Result<(), VolumeError> {
+    /// Makes the changes, decided anew by the record as it is in the store.
+    async fn change_replicas(&self, here: &HeldHere, volume: &Stored) -> Result<(), VolumeError> {
         let held = Held {
-            attachment: attached.attachment,
+            attachment: here.attachment(),
             epoch: volume.epoch,
+        };
+        let changes = Mutex::new(Vec::new());
+        let decide = |now: &VolumeRecord| {
+            let away = self.away();
+            let decided = self
+                .catalogue
+                .read(|contents| self.changes_to(now, &away, contents));
+            changes.lock().clone_from(&decided);
+            decided
         };
         let done = self
             .volumes
-            .change_replicas(volume.id, held, ChangeId::random(), changes)
+            .change_replicas_by(volume.id, held, ChangeId::random(), decide)
             .await?;
-        for change in changes {
+        let changes = changes.into_inner();
+        let name = here.name();
+        for change in &changes {
             match change {
                 ReplicaChange::Add { place, .. } => tracing::warn!(
-                    volume = attached.name,
+                    volume = name,
                     on = self.name_of(place.node),
                     "it lacks a replica; another one is made"
                 ),
                 other => {
-                    tracing::info!(volume = attached.name, change = ?other, "a replica is not wanted any more")
+                    tracing::info!(volume = name, change = ?other, "a replica is not wanted any more")
                 }
             }
         }
@@ -211,9 +342,9 @@ impl Daemon {
 
 /// A member that has to leave: on a node that is to be empty, or the last of too many; only while enough others are in sync
 /// and can be reached.
-fn surplus(
+pub(super) fn surplus(
     volume: &VolumeRecord,
-    here: NodeId,
+    here: Option<NodeId>,
     in_reach: impl Fn(&Replica) -> bool,
     leaving: impl Fn(&Replica) -> bool,
 ) -> Option<ReplicaId> {
@@ -236,8 +367,9 @@ fn surplus(
                 .any(|name| *name == replica.node.to_string())
         };
         let mut rest: Vec<&Replica> = members().filter(|replica| !leaving(replica)).collect();
-        // The one here goes last: it spares the network.
-        rest.sort_by_key(|replica| (in_reach(replica), is_named(replica), replica.node == here));
+        // The newest before the others, and the one here last: it spares the network.
+        rest.reverse();
+        rest.sort_by_key(|replica| (in_reach(replica), is_named(replica), here == Some(replica.node)));
         rest.first().copied().filter(|_| over)
     });
     goes.map(|replica| replica.id)
@@ -264,6 +396,20 @@ fn discards(
     let over = volume.replicas.iter().filter(is_over);
     over.map(|replica| ReplicaChange::Discard { replica: replica.id })
         .collect()
+}
+
+/// A replica that has failed, where no other node can take a new one: it makes room for one in its own place. Until then it is
+/// kept, as a person may have use for it if the others are lost.
+fn making_room(volume: &VolumeRecord) -> Option<ReplicaChange> {
+    let has_failed = |replica: &&Replica| {
+        let is_out = matches!(
+            replica.state,
+            ReplicaState::Stale { .. } | ReplicaState::Rebuilding { .. }
+        );
+        is_out && replica.made && replica.trouble.is_some()
+    };
+    let failed = volume.replicas.iter().find(has_failed)?;
+    Some(ReplicaChange::Discard { replica: failed.id })
 }
 
 /// Whether it has fewer replicas than it should that are there, or on their way back.
@@ -294,6 +440,40 @@ mod tests {
             replica.made = true;
         }
         record
+    }
+
+    #[test]
+    fn a_replica_that_has_failed_makes_room_only_where_no_other_node_can_take_a_new_one() {
+        let mut record = volume();
+        let failed = record.replicas[1].id;
+        let (mut away, after) = (Away::default(), Duration::from_secs(600));
+        away.known.extend((1..=3).map(NodeId::from_u128));
+        let lost = |replica: &Replica| away.is_lost(replica, after);
+        record.replicas[1].trouble = Some("it has failed: EIO".to_owned());
+        assert!(
+            making_room(&record).is_none() && !is_short(&record, lost),
+            "its primary has not left it behind yet"
+        );
+        let tick = Tick::ZERO;
+        record.replicas[1].state = ReplicaState::Stale { tick };
+        assert!(is_short(&record, lost) && discards(&record, lost, |_| false).is_empty());
+        let Some(ReplicaChange::Discard { replica }) = making_room(&record) else {
+            panic!("it is of no use to the others");
+        };
+        assert_eq!(replica, failed);
+        // With a third node it stays until the new one is in sync.
+        let (id, pool) = (ReplicaId::from_u128(9), PoolId::from_u128(3));
+        let third = Replica::new(id, NodeId::from_u128(3), pool, ReplicaState::Stale { tick });
+        record.replicas.push(third);
+        assert!(!is_short(&record, lost) && discards(&record, lost, |_| false).is_empty());
+        (record.replicas[2].state, record.replicas[2].made) = (ReplicaState::Member, true);
+        assert!(
+            matches!(discards(&record, lost, |_| false)[..], [ReplicaChange::Discard { replica }] if replica == failed)
+        );
+        // One that only lacks something is waited for.
+        record.replicas.pop();
+        record.replicas[1].trouble = None;
+        assert!(making_room(&record).is_none() && !is_short(&record, lost));
     }
 
     #[test]
@@ -334,7 +514,11 @@ mod tests {
         let drained = |replica: &Replica| replica.node == NodeId::from_u128(2);
         let reached = |_: &Replica| true;
         assert!(is_short(&record, drained), "another one is made");
-        assert_eq!(surplus(&record, here, reached, drained), None, "it is needed");
+        assert_eq!(
+            surplus(&record, Some(here), reached, drained),
+            None,
+            "it is needed"
+        );
         let mut third = Replica::new(
             ReplicaId::from_u128(9),
             NodeId::from_u128(3),
@@ -346,15 +530,15 @@ mod tests {
             discards(&record, |_| false, drained).is_empty(),
             "the new one is not the one too many"
         );
-        assert_eq!(surplus(&record, here, reached, drained), None);
+        assert_eq!(surplus(&record, Some(here), reached, drained), None);
         record.replicas.pop();
         (third.state, third.made) = (ReplicaState::Member, true);
         record.replicas.push(third);
-        let goes = surplus(&record, here, reached, drained);
+        let goes = surplus(&record, Some(here), reached, drained);
         assert_eq!(goes, Some(record.replicas[1].id));
         let third_away = |replica: &Replica| replica.node != NodeId::from_u128(3);
         assert_eq!(
-            surplus(&record, here, third_away, drained),
+            surplus(&record, Some(here), third_away, drained),
             None,
             "not while the new one is away"
         );
@@ -369,15 +553,15 @@ mod tests {
         let (here, reached) = (NodeId::from_u128(1), |_: &Replica| true);
         let stays = |_: &Replica| false;
         assert_eq!(
-            surplus(&record, here, reached, stays),
+            surplus(&record, Some(here), reached, stays),
             Some(record.replicas[1].id)
         );
         let there = NodeId::from_u128(2);
         assert_eq!(
-            surplus(&record, there, reached, stays),
+            surplus(&record, Some(there), reached, stays),
             Some(record.replicas[0].id)
         );
         record.spec.repl = 2;
-        assert_eq!(surplus(&record, here, reached, stays), None);
+        assert_eq!(surplus(&record, Some(here), reached, stays), None);
     }
 }

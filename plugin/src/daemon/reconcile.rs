@@ -2,17 +2,19 @@
 //! first of all at the start. Replicas are made and removed, what was begun and left is finished or undone, what others
 //! ask for is released. Each errand runs on its own, under the locks of its volume, and is decided anew there.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_cluster::nodes::Node;
 use bulkhead_cluster::schema::{Replica, ReplicaState, VolumeRecord, VolumeState};
 use bulkhead_engine::ids::{NodeId, VolumeId};
-use futures::StreamExt;
-use futures::stream;
+use futures::future::join_all;
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::context::{Daemon, volume_failed};
 use crate::service::ServiceError;
@@ -25,6 +27,10 @@ const GLANCE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Errands at the same time.
 const ERRANDS: usize = 16;
+/// How long one may take until others have their turn; what a disk is doing meanwhile goes on.
+const ERRAND: Duration = Duration::from_secs(60);
+/// How long the start waits for what an earlier run had begun.
+const START: Duration = Duration::from_secs(10);
 
 /// What is to be done on this node about a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,24 +47,106 @@ enum Errand {
     Asked,
 }
 
-/// One look at all records, to its end.
-pub(super) async fn once(daemon: &Arc<Daemon>) {
-    errands(daemon).await;
-    daemon.sweep_replicas().await;
+/// Errands that are under way. A disk that hangs keeps its own volume's errand, and no other.
+pub(super) struct Errands {
+    /// Volumes with an errand, and whether another look is due after it.
+    running: Mutex<BTreeMap<VolumeId, bool>>,
+    /// So many at a time.
+    permits: Arc<Semaphore>,
+    /// Held by the look at what lies in the pools.
+    sweeping: Arc<tokio::sync::Mutex<()>>,
 }
 
-async fn errands(daemon: &Arc<Daemon>) {
-    let work = daemon.records().into_iter().map(|record| {
-        let daemon = daemon.clone();
-        async move { daemon.run_errands(record.id).await }
-    });
-    stream::iter(work).buffer_unordered(ERRANDS).collect::<()>().await;
+impl Default for Errands {
+    fn default() -> Self {
+        Self {
+            running: Mutex::default(),
+            permits: Arc::new(Semaphore::new(ERRANDS)),
+            sweeping: Arc::default(),
+        }
+    }
+}
+
+impl Errands {
+    /// Whether there is none of this volume yet; if there is, it looks once more when it is done.
+    fn begin(&self, id: VolumeId) -> bool {
+        match self.running.lock().entry(id) {
+            Entry::Vacant(free) => {
+                free.insert(false);
+                true
+            }
+            Entry::Occupied(mut busy) => {
+                busy.insert(true);
+                false
+            }
+        }
+    }
+
+    /// One is done; whether it has to look once more.
+    fn done(&self, id: VolumeId) -> bool {
+        let mut running = self.running.lock();
+        let again = running.get_mut(&id).is_some_and(std::mem::take);
+        if !again {
+            running.remove(&id);
+        }
+        again
+    }
+}
+
+/// What an earlier run had begun, before this one is ready; a disk that does not answer is not waited for.
+pub(super) async fn at_start(daemon: &Arc<Daemon>) {
+    let all = join_all(errands(daemon));
+    if timeout(START, all).await.is_err() {
+        tracing::warn!("what an earlier run had begun is not finished yet; a disk does not answer");
+    }
+    if let Some(sweep) = sweep(daemon) {
+        let _ = timeout(START, sweep).await;
+    }
+}
+
+/// Begins what is to be done about all volumes.
+fn errands(daemon: &Arc<Daemon>) -> Vec<JoinHandle<()>> {
+    let records = daemon.records();
+    let due = records.iter().filter(|record| !daemon.errands(record).is_empty());
+    due.filter_map(|record| begin(daemon, record.id)).collect()
+}
+
+/// Begins what is to be done about a volume, if nothing is under way for it.
+fn begin(daemon: &Arc<Daemon>, id: VolumeId) -> Option<JoinHandle<()>> {
+    if !daemon.errands.begin(id) {
+        return None;
+    }
+    let daemon = daemon.clone();
+    Some(tokio::spawn(async move {
+        loop {
+            // Closed only with the daemon itself.
+            let Ok(_permit) = daemon.errands.permits.clone().acquire_owned().await else {
+                return;
+            };
+            if timeout(ERRAND, daemon.run_errands(id)).await.is_err() {
+                tracing::warn!(volume = %id, "what is to be done for it does not come to an end; a disk does not answer");
+            }
+            if !daemon.errands.done(id) {
+                return;
+            }
+        }
+    }))
+}
+
+/// Looks at what lies in the pools, unless a look is under way.
+fn sweep(daemon: &Arc<Daemon>) -> Option<JoinHandle<()>> {
+    let turn = daemon.errands.sweeping.clone().try_lock_owned().ok()?;
+    let daemon = daemon.clone();
+    Some(tokio::spawn(async move {
+        daemon.sweep_replicas().await;
+        drop(turn);
+    }))
 }
 
 /// Follows the records until `stop` says so.
 pub(super) async fn keep_up(daemon: Arc<Daemon>, mut stop: watch::Receiver<bool>) {
     let work = async {
-        tokio::join!(follow(&daemon), look(&daemon));
+        tokio::join!(follow(&daemon), look(&daemon), retry_pools(&daemon));
     };
     tokio::select! {
         () = work => {}
@@ -73,35 +161,31 @@ async fn look(daemon: &Arc<Daemon>) {
         sleep(GLANCE).await;
         let now = daemon.outlook();
         if Instant::now() >= next {
-            daemon.pools.retry().await;
-            once(daemon).await;
+            errands(daemon);
+            sweep(daemon);
             next = Instant::now() + INTERVAL;
         } else if now != before {
             // What nodes that have died have begun, and what waited for the store.
-            errands(daemon).await;
+            errands(daemon);
         }
         before = now;
     }
 }
 
+/// Pools that were away may be back. On its own, as it touches devices.
+async fn retry_pools(daemon: &Arc<Daemon>) {
+    every(INTERVAL, || daemon.pools.retry()).await;
+}
+
 async fn follow(daemon: &Arc<Daemon>) {
     let mut changed = daemon.catalogue.changed();
-    let errands = Arc::new(Semaphore::new(ERRANDS));
     loop {
         for id in changed.next().await {
             daemon.look_at_attached(id);
             let record = daemon.catalogue.read(|contents| contents.by_id(id).cloned());
-            if record.is_none_or(|record| !daemon.is_called(&record)) {
-                continue;
+            if record.is_some_and(|record| daemon.is_called(&record)) {
+                begin(daemon, id);
             }
-            let Ok(permit) = errands.clone().acquire_owned().await else {
-                return;
-            };
-            let daemon = daemon.clone();
-            tokio::spawn(async move {
-                daemon.run_errands(id).await;
-                drop(permit);
-            });
         }
     }
 }
@@ -164,9 +248,14 @@ impl Daemon {
             .primary
             .as_ref()
             .filter(|primary| primary.node == self.node)?;
-        match self.attached(&record.name) {
-            Some(attached) if attached.id == record.id => record.wanted.is_some().then_some(Errand::Asked),
-            _ => Some(Errand::Release),
+        let is_here = self
+            .attached(&record.name)
+            .is_some_and(|attached| attached.id == record.id)
+            || self.tended(record.id).is_some();
+        if is_here {
+            record.wanted.is_some().then_some(Errand::Asked)
+        } else {
+            Some(Errand::Release)
         }
     }
 
@@ -229,5 +318,22 @@ pub(super) async fn every<F: Future<Output = ()>>(interval: Duration, mut work: 
         sleep_until(next).await;
         work().await;
         next = Instant::now() + interval;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_has_one_errand_at_a_time_and_none_is_forgotten() {
+        let errands = Errands::default();
+        let (one, other) = (VolumeId::from_u128(1), VolumeId::from_u128(2));
+        assert!(errands.begin(one) && errands.begin(other), "one hinders no other");
+        assert!(!errands.begin(one) && !errands.begin(one));
+        assert!(errands.done(one), "it was asked for meanwhile");
+        assert!(!errands.begin(one), "and is still under way");
+        assert!(errands.done(one) && !errands.done(one));
+        assert!(!errands.done(other) && errands.begin(one));
     }
 }

@@ -78,12 +78,20 @@ impl Daemon {
     /// A volume has ended by itself: its users get errors, and then it goes. What has taken its place meanwhile is left alone;
     /// one that ends while it is still being brought up is seen to by whoever does that.
     pub(super) async fn bury(&self, name: &str, id: VolumeId, reason: String) {
+        if self
+            .tended(id)
+            .is_some_and(|tended| tended.volume.ended().is_some())
+        {
+            // It is in nobody's use, and goes with the next look.
+            tracing::info!(volume = name, reason, "the rebuild of its replicas has ended");
+            return;
+        }
         let ended = self.attached(name).filter(|attached| attached.id == id);
         let Some(attached) = ended.filter(|attached| attached.dead().is_some()) else {
             return;
         };
         tracing::error!(volume = name, reason, "the volume has failed and is taken down");
-        self.failures.lock().insert(id, reason);
+        self.note_ending(&attached, reason);
         // Without the lock: whoever has it may be waiting for this very device.
         let device = attached.clone();
         let aborted = blocking(move || {
@@ -112,30 +120,59 @@ impl Daemon {
     /// Shows what is attached here its record, which has changed. One whose record is gone goes on: what is attached here cannot
     /// have been deleted, so the store was restored from a copy of the time before it, and nobody else can take it.
     pub(super) fn look_at_attached(self: &Arc<Self>, id: VolumeId) {
-        let found = self
-            .attached
-            .lock()
-            .values()
-            .find(|attached| attached.id == id)
-            .cloned();
-        let Some(attached) = found else { return };
-        if self.catalogue.read(|contents| contents.by_id(id).is_none()) {
-            tracing::error!(
-                volume = attached.name,
-                "the store has no record of it: it was restored from an older copy. The volume is served until it is unmounted; save what it holds before that"
-            );
+        let Some(held) = self.held_here(id) else {
+            return;
+        };
+        if let Some(problem) = self.attached_of(id).and_then(|attached| self.outlived(&attached)) {
+            tracing::error!("{problem}");
             return;
         }
         self.tell_engine(id);
-        if self.has_replicas_to_change(&attached) {
+        if self.has_replicas_to_change(&held) {
             let daemon = self.clone();
-            tokio::spawn(async move { daemon.keep_replicas_of(&attached).await });
+            tokio::spawn(async move { daemon.keep_replicas_of(&held).await });
         }
+    }
+
+    /// What is wrong with a volume that is attached here and of which the store knows nothing, or less than the volume itself.
+    fn outlived(&self, attached: &Attached) -> Option<String> {
+        let known = self
+            .catalogue
+            .read(|contents| contents.by_id(attached.id).map(|volume| volume.epoch));
+        let what = match known {
+            None => "the store has no record of it".to_owned(),
+            Some(epoch) if epoch < attached.volume.term() => format!(
+                "the store's record says epoch {epoch}, and it was attached in {}",
+                attached.volume.term()
+            ),
+            Some(_) => return None,
+        };
+        Some(format!(
+            "volume {:?} is attached here, but {what}: the store was restored from an older copy. It is served until it is unmounted; save what it holds before that, or restore a newer copy",
+            attached.name
+        ))
+    }
+
+    /// The same of all volumes that are attached here.
+    pub(super) fn outlived_volumes(&self) -> Vec<String> {
+        let all: Vec<Arc<Attached>> = self.attached.lock().values().cloned().collect();
+        if !self.catalogue.freshness().from_disk {
+            return all
+                .iter()
+                .filter_map(|attached| self.outlived(attached))
+                .collect();
+        }
+        Vec::new()
     }
 
     /// Another node asks for a volume that is attached here: it goes at once if nobody needs it any more, else the record
     /// says what uses it. Under the lock of its name.
     pub(super) async fn answer_wish(self: &Arc<Self>, volume: &Stored) {
+        if self.tended(volume.id).is_some() {
+            tracing::info!(volume = volume.name, "another node asks for it");
+            self.end_upkeep(volume.id).await;
+            return;
+        }
         let Some(attached) = self.attached(&volume.name) else {
             return;
         };
@@ -164,6 +201,11 @@ impl Daemon {
 
     /// The daemon stops: everything goes, within `limit`.
     pub(super) async fn release_everything(&self, limit: Duration) {
+        let tended = self.all_tended();
+        let tended = join_all(tended.iter().map(|tended| self.end_upkeep(tended.id)));
+        if timeout(limit / 2, tended).await.is_err() {
+            tracing::warn!("a volume that was attached for its replicas is not released in the store yet");
+        }
         let all: Vec<Arc<Attached>> = self.attached.lock().values().cloned().collect();
         if all.is_empty() {
             return;

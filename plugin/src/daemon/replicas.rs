@@ -192,7 +192,12 @@ impl Daemon {
         .await
     }
 
-    async fn report_trouble(&self, volume: &VolumeRecord, replica: &Replica, trouble: Option<&str>) {
+    pub(super) async fn report_trouble(
+        &self,
+        volume: &VolumeRecord,
+        replica: &Replica,
+        trouble: Option<&str>,
+    ) {
         let told = self
             .volumes
             .replica_troubled(volume.id, self.node, replica.id, trouble)

@@ -90,12 +90,18 @@ impl Daemon {
                         }
                         Outlook::Unreachable(why) => return Err(ServiceError::Failed(why)),
                     }
-                    match self.volumes.attach(id, wish).await {
+                    let wish = wish.clone().judged_by(&volume);
+                    match self.volumes.attach(id, &wish).await {
                         Ok(held) => {
                             self.catalogue.note(&held);
                             return Ok(held);
                         }
                         Err(error @ VolumeError::Attached { .. }) => error,
+                        // Its replicas have changed since they were asked: those of now are asked.
+                        Err(VolumeError::Busy(_)) if Instant::now() + LOOK < end => {
+                            volume = self.find(&volume.record.name).await?;
+                            continue;
+                        }
                         // The record may come to name this attachment: the next look at the records releases it.
                         Err(error) => return Err(volume_failed(&error)),
                     }
@@ -193,7 +199,7 @@ impl Daemon {
     }
 
     /// Asks all replicas of a record at the same time what they say of themselves.
-    async fn ask_replicas(
+    pub(super) async fn ask_replicas(
         self: &Arc<Self>,
         id: VolumeId,
         record: &EngineRecord,

@@ -150,10 +150,10 @@ impl Daemon {
             return Ok(attached);
         }
         let volume = self.find(name).await?;
-        Err(match &volume.primary {
-            Some(primary) => ServiceError::Conflict(format!(
+        Err(match volume.user_node() {
+            Some(node) => ServiceError::Conflict(format!(
                 "volume {name:?} is attached on node {}, which compares its members; run the command there",
-                self.name_of(primary.node)
+                self.name_of(node)
             )),
             None => ServiceError::Conflict(format!(
                 "volume {name:?} is attached nowhere; its members are compared by the node where it is: start what uses it, or mount it"

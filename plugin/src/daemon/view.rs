@@ -49,7 +49,10 @@ impl Daemon {
         let attached = self
             .attached(&record.name)
             .filter(|attached| attached.id == record.id);
-        let status = attached.as_ref().map(|attached| attached.volume.status());
+        let status = match &attached {
+            Some(attached) => Some(attached.volume.status()),
+            None => self.tended(record.id).map(|tended| tended.volume.status()),
+        };
         let condition = self.condition(record, attached.as_deref().zip(status.as_ref()));
         let spec = &record.spec;
         let said = |text: &String| (!text.is_empty()).then(|| text.clone());
@@ -76,11 +79,15 @@ impl Daemon {
             mount_options: said(&spec.mount_options),
             mkfs_options: said(&spec.mkfs_options),
             replicas: self.replica_views(record, status.as_ref()),
-            attached: record.primary.as_ref().map(|primary| AttachedView {
-                node: self.name_of(primary.node),
-                since: Some(primary.since.into()),
-                user: said(&primary.user),
-            }),
+            attached: record
+                .primary
+                .as_ref()
+                .filter(|primary| !primary.upkeep)
+                .map(|primary| AttachedView {
+                    node: self.name_of(primary.node),
+                    since: Some(primary.since.into()),
+                    user: said(&primary.user),
+                }),
             wanted: record.wanted.as_ref().map(|wanted| AttachedView {
                 node: self.name_of(wanted.node),
                 since: Some(wanted.since.into()),
@@ -123,6 +130,14 @@ impl Daemon {
             }
             return self.with_redundancy(record, condition, true);
         }
+        if let Some(primary) = record.primary.as_ref().filter(|primary| primary.upkeep) {
+            let status = format!(
+                "up, detached; node {} brings its replicas up to date",
+                self.name_of(primary.node)
+            );
+            let serves = !self.is_silent(primary.node);
+            return self.with_redundancy(record, Condition::well("ready", status), serves);
+        }
         let elsewhere = |primary: &&Primary| primary.node != self.node;
         if let Some(primary) = record.primary.as_ref().filter(elsewhere) {
             let serves = !self.is_silent(primary.node);
@@ -134,8 +149,11 @@ impl Daemon {
             let status = format!("up, attached on {}{doubt}", self.name_of(primary.node));
             return self.with_redundancy(record, Condition::well("attached", status), serves);
         }
-        if let Some(reason) = self.failures.lock().get(&record.id) {
-            return Condition::ill("failed", format!("down: {reason}"));
+        // What was wrong in a term that is over says nothing of the volume as it is now.
+        if let Some(failure) = self.failures.lock().get(&record.id)
+            && failure.epoch >= record.epoch
+        {
+            return Condition::ill("failed", format!("down: {}", failure.reason));
         }
         let mut members = record.members();
         if let (Some(sole), None) = (members.next(), members.next())

@@ -25,3 +25,4 @@ mod restored;
 mod several;
 mod shelf;
 mod takeover;
+mod upkeep;

@@ -9,6 +9,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -98,9 +99,20 @@ impl fmt::Display for Census {
 ///
 /// Loop devices are looked for before the end, for afterwards nobody can tell whose they were.
 pub fn clear(init: u32, name: &str, dir: &Path, stop: impl FnOnce() -> Result<()>) -> Result<()> {
-    let loops = loops_of(init, dir)?;
+    // A device that was stopped together with the daemon that serves its file tells nothing.
+    let pid = init.to_string();
+    let _ = Cmd::new("nsenter")
+        .args(["-t", &pid, "-m", "-p", "--", "sh", "-c", "kill -CONT -1"])
+        .within(Duration::from_secs(10))
+        .output();
+    let owner = Owner::of(init, dir)?;
+    let (known, silent) = all_loops()?;
+    let mut loops: Vec<Loop> = known.into_iter().filter(|l| owner.owns(l)).collect();
     let groups = groups_of(init, name)?;
     stop()?;
+    // Those that answer only now: what kept them silent was this host's.
+    let late = silent.iter().filter_map(|name| look_at(name));
+    loops.extend(late.filter(|l| owner.owns(l)));
     detach(&loops)?;
     for group in &groups {
         wait::retry("its control groups are empty", Duration::from_secs(15), || {
@@ -110,51 +122,67 @@ pub fn clear(init: u32, name: &str, dir: &Path, stop: impl FnOnce() -> Result<()
     Ok(())
 }
 
-/// The loop devices whose file is on the host's disk or on a file system that only this host has mounted.
-fn loops_of(init: u32, dir: &Path) -> Result<Vec<Loop>> {
-    let all = all_loops()?;
-    if all.is_empty() {
-        return Ok(all);
-    }
-    let machine: BTreeSet<String> = mounts(std::process::id())?
-        .into_iter()
-        .map(|m| m.device)
-        .collect();
-    let mut devices = BTreeSet::new();
-    let mut namespaces = BTreeSet::new();
-    for process in processes(init)? {
-        // Plugins and containers have mount namespaces of their own.
-        if let Ok(namespace) = fs::read_link(process.join("ns/mnt"))
-            && namespaces.insert(namespace)
-        {
-            let text = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
-            devices.extend(text.lines().filter_map(Mount::parse).map(|m| m.device));
+/// What tells a host's loop devices from others: their file is on the host's disk, or on a file system that only this host has
+/// mounted.
+struct Owner {
+    devices: BTreeSet<String>,
+    machine: BTreeSet<String>,
+    inodes: BTreeSet<(String, u64)>,
+}
+
+impl Owner {
+    fn of(init: u32, dir: &Path) -> Result<Self> {
+        let machine = mounts(std::process::id())?
+            .into_iter()
+            .map(|m| m.device)
+            .collect();
+        let mut devices = BTreeSet::new();
+        let mut namespaces = BTreeSet::new();
+        for process in processes(init)? {
+            // Plugins and containers have mount namespaces of their own.
+            if let Ok(namespace) = fs::read_link(process.join("ns/mnt"))
+                && namespaces.insert(namespace)
+            {
+                let text = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
+                devices.extend(text.lines().filter_map(Mount::parse).map(|m| m.device));
+            }
         }
-    }
-    devices.extend(mounts(init).unwrap_or_default().into_iter().map(|m| m.device));
-    let mut inodes = BTreeSet::new();
-    files_below(&dir.join("disk"), &mut inodes);
-    Ok(all
-        .into_iter()
-        .filter(|l| {
-            let device = l.device.clone().unwrap_or_default().trim().to_owned();
-            (devices.contains(&device) && !machine.contains(&device))
-                || l.inode.is_some_and(|inode| inodes.contains(&(device, inode)))
+        devices.extend(mounts(init).unwrap_or_default().into_iter().map(|m| m.device));
+        let mut inodes = BTreeSet::new();
+        files_below(&dir.join("disk"), &mut inodes);
+        Ok(Self {
+            devices,
+            machine,
+            inodes,
         })
-        .collect())
+    }
+
+    fn owns(&self, l: &Loop) -> bool {
+        let device = l.device.clone().unwrap_or_default().trim().to_owned();
+        (self.devices.contains(&device) && !self.machine.contains(&device))
+            || l.inode
+                .is_some_and(|inode| self.inodes.contains(&(device, inode)))
+    }
+}
+
+/// The host's loop devices.
+fn loops_of(init: u32, dir: &Path) -> Result<Vec<Loop>> {
+    let owner = Owner::of(init, dir)?;
+    let (known, _) = all_loops()?;
+    Ok(known.into_iter().filter(|l| owner.owns(l)).collect())
 }
 
 /// Detaches loop devices that are still what they were when they were listed.
 fn detach(loops: &[Loop]) -> Result<()> {
     // Not the path: it is told differently once the host's mounts are gone.
     let is = |a: &Loop, b: &Loop| a.name == b.name && a.inode == b.inode && a.device == b.device;
-    let same = |l: &Loop| Ok::<_, anyhow::Error>(all_loops()?.iter().any(|other| is(l, other)));
+    let same = |l: &Loop| look_at(&l.name).is_some_and(|other| is(l, &other));
     for l in loops {
-        if same(l)? {
+        if same(l) {
             // The kernel may have detached it in this moment; the wait below tells.
             let _ = Cmd::new("losetup").args(["-d", &l.name]).output()?;
             wait::until("a loop device is detached", Duration::from_secs(15), || {
-                Ok((!same(l)?).then_some(()))
+                Ok((!same(l)).then_some(()))
             })
             .with_context(|| format!("{} stays on {:?}", l.name, l.file))?;
         }
@@ -213,19 +241,45 @@ fn remove_group(group: &Path) -> Result<()> {
     }
 }
 
-fn all_loops() -> Result<Vec<Loop>> {
+/// The machine's loop devices that have a file, and the names of those that do not tell which: whoever serves the file is
+/// stopped, perhaps by another test.
+fn all_loops() -> Result<(Vec<Loop>, Vec<String>)> {
+    let names: Vec<String> = fs::read_dir("/sys/block")
+        .context("cannot list /sys/block")?
+        .flatten()
+        .filter(|entry| entry.path().join("loop/backing_file").exists())
+        .map(|entry| format!("/dev/{}", entry.file_name().to_string_lossy()))
+        .collect();
+    let looked: Vec<Option<Loop>> = thread::scope(|scope| {
+        let workers: Vec<_> = names.iter().map(|name| scope.spawn(|| look_at(name))).collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().ok().flatten())
+            .collect()
+    });
+    let silent = names
+        .iter()
+        .zip(&looked)
+        .filter(|(_, l)| l.is_none())
+        .map(|(name, _)| name.clone())
+        .collect();
+    Ok((looked.into_iter().flatten().collect(), silent))
+}
+
+/// What a loop device tells of itself; nothing if it has no file, or does not answer.
+fn look_at(name: &str) -> Option<Loop> {
     #[derive(Deserialize)]
     struct Answer {
         loopdevices: Vec<Loop>,
     }
     let text = Cmd::new("losetup")
         .args(["--list", "--json", "-O", "NAME,BACK-INO,BACK-MAJ:MIN,BACK-FILE"])
-        .run()?;
-    if text.is_empty() {
-        return Ok(Vec::new());
-    }
-    let answer: Answer = serde_json::from_str(&text).with_context(|| format!("losetup said {text}"))?;
-    Ok(answer.loopdevices)
+        .arg(name)
+        .within(Duration::from_secs(3))
+        .run()
+        .ok()?;
+    let answer: Answer = serde_json::from_str(&text).ok()?;
+    answer.loopdevices.into_iter().next()
 }
 
 /// The folders below `/proc` of the host's processes but for its first, seen through the host's own `/proc`.

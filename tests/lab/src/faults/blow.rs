@@ -230,8 +230,9 @@ impl Blow {
     }
 }
 
-/// Prints where a host's pool is mounted.
-pub(super) const POOL_MOUNT: &str = "findmnt --noheadings --output TARGET --first-only $(losetup --noheadings --output NAME --associated /disk/pool-0.img)";
+/// Prints where a host's pool is mounted: the only XFS there. Loop devices would not tell while any host on the machine is
+/// stopped that serves the file of one.
+pub(super) const POOL_MOUNT: &str = "findmnt --noheadings --output TARGET --types xfs --first-only";
 
 impl fmt::Display for Blow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -55,6 +55,8 @@ struct Run {
     moves: Vec<Duration>,
     zombies: Vec<Duration>,
     fio_runs: u32,
+    /// The host that a fault is holding down.
+    struck: Option<usize>,
     /// The hosts on which a workload was left behind that has to end by itself, and since when.
     left: Vec<(usize, Instant)>,
 }
@@ -90,6 +92,7 @@ pub fn run(campaign: Campaign) -> Result<()> {
         moves: Vec::new(),
         zombies: Vec::new(),
         fio_runs: 0,
+        struck: None,
         left: Vec::new(),
         lab,
     };
@@ -135,7 +138,9 @@ impl Run {
             if takes_all {
                 self.register.note_power_cut()?;
             }
+            self.struck = blow.host();
             self.endure(blow, length)?;
+            self.struck = None;
             blow.undo(&mut self.lab)
                 .with_context(|| format!("undoing {blow}"))?;
             self.settle()?;
@@ -222,6 +227,9 @@ impl Run {
         while begin.elapsed() < MOVE {
             self.no_violation()?;
             let next = self.rng.random_range(0..self.lab.members.len());
+            if self.struck == Some(next) {
+                continue;
+            }
             if next == old && self.left.iter().any(|(host, _)| *host == old) && self.lab.host(old).is_on() {
                 self.bury()?;
             }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::fall::Fall;
 use super::stage::{Stage, VOLUME};
@@ -208,11 +208,21 @@ impl Stage {
         let host = self.lab.host(old);
         let dockerd = &self.lab.node(old).dockerd;
         let look = format!("grep -c ' /[^ ]*{VOLUME}' /proc/mounts || :; ps -eo stat= | grep -c '^D' || :");
+        // A server that nobody asks for anything meets no error: somebody on the cut-off node goes on writing.
+        let write = dockerd
+            .exec(
+                container,
+                "timeout 5 psql -d demo -qc 'insert into journal select min(n) - 1 from (select 0 as n union all select n from journal) j'",
+            )
+            .within(Duration::from_secs(10));
         let mut last = String::new();
         wait::until("the old node lets go of the volume", ZOMBIE, || {
             last = host.sh(&look).run()?;
-            let running = dockerd.inspect(container, "/State/Running")?;
-            Ok((running == false && last == "0\n0").then_some(()))
+            let running = dockerd.inspect(container, "/State/Running")? == true;
+            if running && write.output().is_ok_and(|told| told.status.success()) {
+                bail!("the old server told of a commit while another one served: two writers (P2)");
+            }
+            Ok((!running && last == "0\n0").then_some(()))
         })
         .with_context(|| format!("on {}: mounts and stuck processes {last:?}", host.hostname()))?;
         let ended = dockerd.inspect(container, "/State/FinishedAt")?;
@@ -255,6 +265,11 @@ impl Stage {
             .lines()
             .filter_map(|line| line.parse().ok())
             .collect();
+        let zombies = self.sql("select count(*) from journal where n < 0")?;
+        ensure!(
+            zombies == "0",
+            "{zombies} rows were written by a server that had been replaced"
+        );
         let lost: Vec<_> = commits.difference(&there).take(10).collect();
         ensure!(
             lost.is_empty(),
