@@ -21,6 +21,7 @@ mod members;
 mod membership;
 mod metrics;
 mod network;
+mod news;
 mod node;
 mod pools;
 mod rebuild;
