@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hyper::header::{AUTHORIZATION, CACHE_CONTROL, HeaderValue, WWW_AUTHENTICATE};
-use hyper::{HeaderMap, Method};
+use hyper::{HeaderMap, Method, StatusCode};
 
 use super::error::{ErrorCode, Refused};
 use super::web::is_page;
@@ -32,8 +32,13 @@ pub(super) async fn check(State(services): State<Arc<Services>>, request: Reques
     };
     let mut response = match allowed {
         Ok(()) => next.run(request).await,
-        Err(refused) => refused,
+        Err(refused) => refused.into_response(),
     };
+    if response.status() == StatusCode::UNAUTHORIZED {
+        response
+            .headers_mut()
+            .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     // What is told to one must not be kept for others.
     response
         .headers_mut()
@@ -42,36 +47,29 @@ pub(super) async fn check(State(services): State<Arc<Services>>, request: Reques
     response
 }
 
-fn allowed(services: &Services, request: &Request) -> Result<(), Response> {
+fn allowed(services: &Services, request: &Request) -> Result<(), Refused> {
     let unauthorized = || {
-        let refused = Refused::new(
+        Refused::new(
             ErrorCode::Unauthorized,
             "this needs a token; `bulkhead token create` on a node makes one, and it goes into the header Authorization: Bearer TOKEN",
-        );
-        let mut response = refused.into_response();
-        response
-            .headers_mut()
-            .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        response
+        )
     };
     let token = bearer(request.headers()).ok_or_else(unauthorized)?;
     let Ok(management) = services.management() else {
         // Not what it does until it is ready: that names the store.
-        let refused = Refused::new(
+        return Err(Refused::new(
             ErrorCode::Unavailable,
             "the daemon is not ready; try again in a while",
-        );
-        return Err(refused.into_response());
+        ));
     };
     let role = management.authenticate(token).ok_or_else(unauthorized)?;
     if role >= needed(request.method(), request.uri().path()) {
         return Ok(());
     }
-    let refused = Refused::new(
+    Err(Refused::new(
         ErrorCode::Forbidden,
         "this token only allows to look; what changes something needs one with the role admin",
-    );
-    Err(refused.into_response())
+    ))
 }
 
 /// The token in a request.
