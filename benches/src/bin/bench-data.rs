@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use bulkhead_benches::data::bulkhead::Replicated;
+use bulkhead_benches::data::bulkhead::{self, Replicated};
 use bulkhead_benches::data::gluster::Gluster;
 use bulkhead_benches::data::plain::Plain;
 use bulkhead_benches::data::results::{Memory, Results, rows};
@@ -116,7 +116,7 @@ fn targets(wanted: &[String], sizes: Sizes) -> Result<Vec<Box<dyn Target>>> {
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
     let mut targets: Vec<Box<dyn Target>> = vec![Box::new(Plain::start(sizes)?)];
     for replicas in 1..=3 {
-        if is_wanted(&format!("Bulkhead, {replicas} replica")) {
+        if is_wanted(&bulkhead::name(replicas)) {
             targets.push(Box::new(Replicated::start(replicas, sizes)?));
         }
     }

@@ -17,6 +17,8 @@ const VOLUME: &str = "target";
 const USER: &str = "bench";
 /// Further volumes that are mounted to see what memory they take.
 const IDLE: u32 = 10;
+/// Their size: all of them fit beside the one that is measured.
+const IDLE_SIZE: &str = "256M";
 
 /// A volume.
 pub struct Replicated {
@@ -32,6 +34,14 @@ pub struct Replicated {
 enum Nodes {
     Alone { _daemon: Bulkhead },
     Cluster(Lab),
+}
+
+/// What the tables call it.
+pub fn name(replicas: u8) -> String {
+    format!(
+        "Bulkhead, {replicas} replica{}",
+        if replicas == 1 { "" } else { "s" }
+    )
 }
 
 impl Replicated {
@@ -53,16 +63,13 @@ impl Replicated {
             (lab.host(0).clone(), Nodes::Cluster(lab))
         };
         let target = Self {
-            name: format!(
-                "Bulkhead, {replicas} replica{}",
-                if replicas == 1 { "" } else { "s" }
-            ),
+            name: name(replicas),
             replicas: u32::from(replicas),
             driver: Driver::of(&host),
             host,
             nodes,
         };
-        let at = target.mount(VOLUME, sizes.volume)?;
+        let at = target.mount(VOLUME, &format!("{}G", sizes.volume))?;
         target
             .host
             .sh(&format!("mkdir -p {MOUNT}; mount --bind {at} {MOUNT}"))
@@ -70,10 +77,10 @@ impl Replicated {
         Ok(target)
     }
 
-    fn mount(&self, volume: &str, gib: u32) -> Result<String> {
-        let (size, replicas) = (format!("{gib}G"), self.replicas.to_string());
+    fn mount(&self, volume: &str, size: &str) -> Result<String> {
+        let replicas = self.replicas.to_string();
         self.driver
-            .create(volume, &[("size", &size), ("repl", &replicas)])
+            .create(volume, &[("size", size), ("repl", &replicas)])
             .with_context(|| self.name.clone())?;
         self.driver.mount(volume, USER)
     }
@@ -105,7 +112,7 @@ impl Target for Replicated {
         let name = |number: u32| format!("idle-{number}");
         let before = cost::memory(self)?;
         for number in 0..IDLE {
-            self.mount(&name(number), 1)?;
+            self.mount(&name(number), IDLE_SIZE)?;
         }
         let grown = cost::memory(self)?.saturating_sub(before);
         for number in 0..IDLE {

@@ -21,7 +21,7 @@ const USER: &str = "bench";
 /// What a rebuild and a catching up may take before something is wrong.
 const PATIENCE: Duration = Duration::from_secs(900);
 /// How long a node stays away before another replica is made, in these runs.
-const AWAY: &str = "3s";
+const AWAY: &str = "5s";
 /// Between looks at the volume.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -254,7 +254,7 @@ pub fn catch_up(spread: u32, absence: u32, tell: impl Fn(&str)) -> Result<CatchU
         let counted = scene
             .lab
             .host(other)
-            .sh("awk '/:/ && !/lo:/ { all += $2 } END { print all }' /proc/net/dev")
+            .sh("awk '/:/ && !/lo:/ { all += $2 } END { printf \"%.0f\", all }' /proc/net/dev")
             .run()?;
         counted
             .trim()

@@ -251,7 +251,7 @@ impl Follower {
                 }
                 self.unsaved = true;
                 if revision < state.told {
-                    tracing::warn!(%revision, before = %state.told, "the store has gone back: it was restored from an older copy");
+                    tracing::warn!(%revision, before = %state.told, "the store's revision has gone back: it was restored from an older copy, or has forgotten what was deleted");
                     state.contents.go_back(latest(&events));
                 } else {
                     for event in latest(&events) {

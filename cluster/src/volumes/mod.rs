@@ -159,6 +159,17 @@ impl VolumeError {
         }
     }
 
+    /// Whether it is not known if the change was made.
+    pub fn is_unknown(&self) -> bool {
+        matches!(
+            self,
+            Self::Store {
+                error: StoreError::OutcomeUnknown { .. },
+                ..
+            }
+        )
+    }
+
     fn of(volume: &str, error: RecordError) -> Self {
         match error {
             RecordError::Store(error) => Self::Store {

@@ -27,6 +27,8 @@ pub fn accept_failed(dir: &Path, expected: &ReplicaIdentity) -> Result<Option<Fa
     };
     let failed = || DiskError::io("cannot write the superblock of", dir);
     let meta: &dyn BlockFile = files.meta.as_ref();
+    // The newest superblock may be in the page cache only, and the other slot, which is written now, the only one on disk.
+    meta.sync().map_err(failed())?;
     meta.write_at(&accepted.encode(), MetaLayout::slot_offset(accepted.sequence))
         .map_err(failed())?;
     meta.sync().map_err(failed())?;

@@ -47,6 +47,8 @@ faults! {
     NoSuspects = "no-suspects",
     /// A replica under another boot id stays whole after an unclean stop.
     AlwaysWhole = "always-whole",
+    /// The metadata file is written before what was found in it is durable (D11).
+    FoundNotSynced = "found-not-synced",
     /// A failed sync is taken as done (D6).
     FailedSyncIgnored = "failed-sync-ignored",
     /// A failed sync is tried again (D6).
@@ -171,6 +173,8 @@ faults! {
     RaiseNotAwaited = "raise-not-awaited",
     /// A swap whose answer was lost is taken as not done (L3).
     UnknownSwapFailed = "unknown-swap-failed",
+    /// A record that carries the id of a change is taken for its outcome, whoever is primary by it (L3).
+    OutcomeByChange = "outcome-by-change",
     /// A joining replica that is lost is dropped as one under rebuild, though it may be a member already (R5).
     JoiningDropped = "joining-dropped",
     /// A primary that is cut off from everything goes on (L4).
@@ -199,6 +203,28 @@ faults! {
     MarksNotFlushed = "marks-not-flushed",
     /// A replica under rebuild may be the source of another rebuild (R2).
     RebuildFromAnyone = "rebuild-from-anyone",
+    /// An Open of an older epoch counts as the new one being on that disk (L2).
+    OldOpenCounts = "old-open-counts",
+    /// Members on nodes that are said to be dead are left out without a swap (T2).
+    DeadUnrecorded = "dead-unrecorded",
+    /// A rebuilt replica is made a member without a swap (R5).
+    JoinUnrecorded = "join-unrecorded",
+    /// What a member had not answered when its connection broke is taken as done (L1).
+    UnansweredTakenAsDone = "unanswered-taken-as-done",
+    /// Of a set region only the first chunk is suspect after an unclean stop (D4).
+    FirstChunkSuspect = "first-chunk-suspect",
+    /// Writes of an older session that still wait for their intent reach the disk (D8).
+    WaitingWritesKept = "waiting-writes-kept",
+    /// A member whose disk was full stays, though others have done the write (O5).
+    FullMemberStays = "full-member-stays",
+    /// Long operations take no range lock (O1).
+    LongRangeUnlocked = "long-range-unlocked",
+    /// Reads take no range lock (O1).
+    ReadUnlocked = "read-unlocked",
+    /// A record that the watch shows late is taken for the newest (L4).
+    OlderRecordBelieved = "older-record-believed",
+    /// A member that cannot read what it holds is removed, but not told to mark itself as failed (D6).
+    FailNotTold = "fail-not-told",
     /// A release does not wait for operations under way (L4).
     ReleaseNotAwaited = "release-not-awaited",
 }

@@ -88,17 +88,19 @@ impl Daemon {
             self.make_files(&turn, new.record(), replica).await?;
         }
         let new = new.made_on(self.node);
-        let begun = self
-            .volumes
-            .begin_create(&new)
-            .await
-            .map_err(|error| volume_failed(&error))?;
-        if let Begun::Existing(_) = &begun {
+        let begun = self.volumes.begin_create(&new).await;
+        let is_made = match &begun {
+            Ok(Begun::Made(_)) => true,
+            Ok(Begun::Existing(_)) => false,
+            // Then the record may be there, and its files with it.
+            Err(error) => error.is_unknown(),
+        };
+        if !is_made {
             for replica in &ours {
                 self.remove_files(&turn, new.record(), replica).await?;
             }
         }
-        Ok(begun)
+        begun.map_err(|error| volume_failed(&error))
     }
 
     /// One of that name exists: waits until it is ready, and only then compares it with what is asked for: it may never be.

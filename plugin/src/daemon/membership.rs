@@ -11,7 +11,7 @@ use bulkhead_cluster::nodes::{Heartbeat, Joining, NodeError, Nodes};
 use bulkhead_cluster::schema::{
     ClusterRecord, Extra, LiveRecord, NodeCondition, PoolRecord, PoolState, Timestamp,
 };
-use bulkhead_cluster::store::Store;
+use bulkhead_cluster::store::{Store, StoreError};
 use bulkhead_engine::ids::{ClusterId, PoolId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -78,9 +78,10 @@ impl Membership {
             match membership.join().await {
                 Ok(cluster) => return Ok((membership, cluster)),
                 Err(Refusal::Final(error)) => return Err(error),
-                Err(Refusal::Away(error)) => {
+                Err(Refusal::Store(error)) if known.is_none() => anyhow::bail!(error),
+                Err(Refusal::Away(error) | Refusal::Store(error)) => {
                     if let Some(cluster) = known {
-                        tracing::warn!(%error, "the store cannot be reached; this node serves what it knows and joins as soon as it can");
+                        tracing::warn!(%error, "the store is of no use now; this node serves what it knows and joins as soon as it can");
                         return Ok((membership, cluster));
                     }
                     let what = format!(
@@ -103,7 +104,7 @@ impl Membership {
             match self.join().await {
                 Ok(_) => tracing::info!("the store is there, and this node has joined"),
                 Err(Refusal::Final(error)) => return Err(error),
-                Err(Refusal::Away(error)) => {
+                Err(Refusal::Away(error) | Refusal::Store(error)) => {
                     tracing::debug!(%error, "not joined yet");
                     sleep(PAUSE).await;
                 }
@@ -297,6 +298,9 @@ fn condition(pools: &[PoolRecord]) -> NodeCondition {
 enum Refusal {
     /// It may later, without anybody doing anything.
     Away(String),
+    /// The store refuses: it is full, or a password has run out. A person has to see to that, and a node that has joined before
+    /// serves its replicas meanwhile.
+    Store(String),
     /// It may not.
     Final(anyhow::Error),
 }
@@ -306,6 +310,9 @@ impl From<NodeError> for Refusal {
         match error {
             NodeError::Store(error) if error.is_transient() => Self::Away(error.to_string()),
             NodeError::Busy(_) => Self::Away(error.to_string()),
+            NodeError::Store(error @ (StoreError::Failed { .. } | StoreError::Denied { .. })) => {
+                Self::Store(error.to_string())
+            }
             error => Self::Final(error.into()),
         }
     }

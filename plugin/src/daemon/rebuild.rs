@@ -32,6 +32,8 @@ pub(super) struct Away {
     pools: BTreeMap<PoolId, Instant>,
     /// Nodes that belong to the cluster.
     known: BTreeSet<NodeId>,
+    /// Replicas that have failed.
+    failed: BTreeMap<ReplicaId, Instant>,
     /// Nodes that are to be emptied.
     leaving: BTreeSet<NodeId>,
 }
@@ -107,6 +109,11 @@ impl Away {
             pools.insert(pool.id, self.pools.get(&pool.id).copied().unwrap_or(now));
         }
         (self.nodes, self.pools) = (nodes, pools);
+        let replicas = contents.volumes().flat_map(|volume| &volume.replicas);
+        let failed = replicas.filter(|replica| replica.made && replica.trouble.is_some());
+        self.failed = failed
+            .map(|replica| (replica.id, self.failed.get(&replica.id).copied().unwrap_or(now)))
+            .collect();
         let known = contents
             .nodes()
             .filter(|node| node.record.duty != NodeDuty::Decommissioned)
@@ -250,7 +257,12 @@ impl Daemon {
             changes.extend(self.addition(volume, unwanted, contents));
         }
         if changes.is_empty() && is_short(volume, lost) {
-            changes.extend(making_room(volume));
+            let after = self.config.rebuild_after.duration();
+            let long = |replica: &Replica| {
+                let since = away.failed.get(&replica.id);
+                since.is_some_and(|since| since.elapsed() >= after)
+            };
+            changes.extend(making_room(volume, long));
         }
         changes
     }
@@ -398,15 +410,15 @@ fn discards(
         .collect()
 }
 
-/// A replica that has failed, where no other node can take a new one: it makes room for one in its own place. Until then it is
-/// kept, as a person may have use for it if the others are lost.
-fn making_room(volume: &VolumeRecord) -> Option<ReplicaChange> {
+/// A replica that has failed, where no other node can take a new one for long: it makes room for one in its own place. Until
+/// then it is kept, as a person may have use for it if the others are lost.
+fn making_room(volume: &VolumeRecord, for_long: impl Fn(&Replica) -> bool) -> Option<ReplicaChange> {
     let has_failed = |replica: &&Replica| {
         let is_out = matches!(
             replica.state,
             ReplicaState::Stale { .. } | ReplicaState::Rebuilding { .. }
         );
-        is_out && replica.made && replica.trouble.is_some()
+        is_out && replica.made && replica.trouble.is_some() && for_long(replica)
     };
     let failed = volume.replicas.iter().find(has_failed)?;
     Some(ReplicaChange::Discard { replica: failed.id })

@@ -610,3 +610,44 @@ fn a_takeover_does_not_wait_for_the_dead() {
     cluster.nodes[0].start();
     cluster.docker(0).unmount("v", "a").ok();
 }
+
+/// P4 and P5: with the store away nobody can say that a member is gone, so writes wait; they go on once the store is back.
+#[test]
+fn with_the_store_away_the_loss_of_a_member_holds_writes() {
+    let mut cluster = Cluster::of(2);
+    cluster.create(0, "v", json!({"size": "64M", "repl": "2"}));
+    let mounted = mountpoint(&cluster.docker(0).mount("v", "a").ok());
+    write(&mounted.join("file"), "before");
+    cluster.etcd.server.pause();
+    cluster.nodes[1].kill();
+    let file = mounted.join("file");
+    let writer = std::thread::spawn(move || write(&file, "held"));
+    // Longer than the deadline of a member and than the time after which a node that hears of nobody ends its volumes: the
+    // other host is still there, and says so by refusing.
+    std::thread::sleep(Duration::from_secs(15));
+    assert!(
+        !writer.is_finished(),
+        "acknowledged by one of two members, and nobody can know that it is the only one"
+    );
+    cluster.etcd.server.resume();
+    let back = Instant::now();
+    assert!(
+        eventually(Duration::from_secs(30), || writer.is_finished()),
+        "{}",
+        cluster.nodes[0].log()
+    );
+    writer.join().expect("it goes on");
+    println!("went on {:?} after the store was back", back.elapsed());
+    assert_eq!(in_sync(&cluster.volume(0, "v")), 1);
+    let said = cluster.nodes[0].log();
+    let said = said.matches("can be neither read nor changed").count();
+    assert!(said <= 2, "said once, not with every try: {said} times");
+    cluster.nodes[1].start();
+    assert!(
+        eventually(Duration::from_secs(30), || in_sync(&cluster.volume(0, "v")) == 2),
+        "{}",
+        cluster.volume(0, "v")
+    );
+    assert_eq!(fs::read_to_string(mounted.join("file")).expect("kept"), "held");
+    cluster.docker(0).unmount("v", "a").ok();
+}

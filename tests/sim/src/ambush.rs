@@ -24,6 +24,8 @@ pub enum Moment {
     Releasing,
     /// The record is swapped.
     Swapping,
+    /// The record is swapped to make a replica a member.
+    Joining,
     /// A primary begins to serve.
     Serving,
 }
@@ -37,6 +39,7 @@ pub const MOMENTS: &[Moment] = &[
     Moment::Checkpointing,
     Moment::Releasing,
     Moment::Swapping,
+    Moment::Joining,
     Moment::Serving,
 ];
 

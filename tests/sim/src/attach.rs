@@ -86,9 +86,13 @@ impl World {
                     self.nodes[node].attach = Attach::Waiting { since, until };
                     return;
                 }
-                let Some(next) = record.taken_over(node_id(node)) else {
+                let Some(mut next) = record.taken_over(node_id(node)) else {
                     return;
                 };
+                if self.rng.chance(50) {
+                    // Whoever attaches may leave the last primary's change there.
+                    next.change = record.change;
+                }
                 self.nodes[node].attach = Attach::Swapping {
                     since,
                     record: Box::new(next.clone()),
@@ -182,6 +186,10 @@ impl World {
 
     /// Which nodes the store takes for dead: often those that are, and now and then one that is not.
     pub(crate) fn tell_the_dead(&mut self, node: usize, term: u32) {
+        if self.restored.at.is_some() && !self.restored.asks_first {
+            // The members' own refusal has to do, so each of them has to be heard.
+            return;
+        }
         let mut dead = Vec::new();
         for other in (0..self.nodes.len()).filter(|&other| other != node) {
             let at = &self.nodes[other];
@@ -293,6 +301,18 @@ impl World {
         if reason == EndReason::Isolated && contact > 2 * ISOLATION_TIMEOUT.as_nanos() as Ns {
             self.violate(format!(
                 "L5: the primary of term {term} gave up as cut off, though it could reach the store all the time"
+            ));
+        }
+        let still =
+            self.store.record.primary == Some(node_id(node)) && self.store.record.epoch == record.epoch;
+        let restored = self.restored.at.is_some();
+        if matches!(reason, EndReason::Superseded(_))
+            && still
+            && !restored
+            && self.store.record.change.term.0 <= term
+        {
+            self.violate(format!(
+                "L4: the primary of term {term} gave up as replaced, though the record still names it"
             ));
         }
         self.verify_lost();

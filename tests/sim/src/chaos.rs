@@ -3,7 +3,7 @@
 use bulkhead_engine::machine::primary::Repair;
 
 use crate::plan::{MS, Mischief};
-use crate::world::{World, tell};
+use crate::world::{Ev, World, tell};
 
 impl World {
     pub(crate) fn mischief(&mut self, what: Mischief) {
@@ -50,10 +50,16 @@ impl World {
             Mischief::Break { one, other } => self.break_conns(one, other),
             Mischief::SlowNet { time } => self.net.slow_until = now + time,
             Mischief::SlowDisk { node, times, time } => self.nodes[node].slow = (now + time, times),
-            Mischief::DiskError { node, mishap, kill } => {
+            Mischief::DiskError {
+                node,
+                mishap,
+                kill,
+                all,
+            } => {
                 if self.may_fail(node) {
                     let at = &mut self.nodes[node];
-                    at.kill_on_error = kill;
+                    at.kill_on_error = kill || all;
+                    at.all_on_error = all;
                     if let Some(disk) = &mut at.disk {
                         disk.mishap = Some(mishap);
                     }
@@ -81,10 +87,44 @@ impl World {
                 let other = (node + 1) % self.nodes.len();
                 self.net.misroute = (now + time, node, other);
             }
+            Mischief::Haste { node, after, down } => {
+                // The volume is released while syncs take long, and wanted by somebody else before that has ended.
+                for at in 0..self.nodes.len() {
+                    self.nodes[at].slow_sync = (now + 1200 * MS) / (4 * MS) * (4 * MS) + 3 * MS;
+                }
+                let holder = self.served_by();
+                self.wanted = node;
+                self.wanted_ask = true;
+                if let Some(holder) = holder {
+                    self.at(now + after, Ev::Usurp(holder, false));
+                }
+                for at in 0..self.nodes.len() {
+                    let cut = now + after + 800 * MS + self.rng.below(2500) * MS;
+                    if self.rng.chance(60) {
+                        self.at(cut, Ev::Strike(at, down, true));
+                    }
+                }
+            }
             Mischief::Move { node, ask } => {
                 self.wanted = node;
                 self.wanted_ask = ask;
             }
+        }
+    }
+
+    /// The disk of this node has failed, and so has every process; whatever comes back first is asked for the volume, and a little later
+    /// power is lost. A failure that was not noted on the disk would make a source of one that lacks something.
+    pub(crate) fn betray(&mut self, node: usize) {
+        tell!(self, "every process is killed with the disk of node {node}");
+        for other in (0..self.nodes.len()).filter(|&other| other != node) {
+            let down = self.rng.between(200, 400) * MS;
+            self.kill(other, down, false);
+        }
+        self.wanted = node;
+        self.wanted_ask = false;
+        let cut = self.now + self.rng.between(1200, 2800) * MS;
+        for other in 0..self.nodes.len() {
+            self.at(cut, Ev::Strike(other, 200 * MS, true));
         }
     }
 
@@ -117,6 +157,7 @@ impl World {
             at.slow = (now, 1);
             at.slow_sync = now;
             at.kill_on_error = false;
+            at.all_on_error = false;
             if let Some(disk) = &mut at.disk {
                 disk.mishap = None;
                 disk.full = false;

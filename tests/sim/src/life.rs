@@ -33,7 +33,8 @@ impl World {
         let loaded = at.load_replica(node, &self.plan, &geometry, now, faults, salt);
         tell!(self, "node {node}: process {} starts", self.nodes[node].process);
         if let Err(error) = loaded {
-            if self.nodes[node].lost_at > 0 {
+            // A power cut does not make a metadata file unreadable; a failed commit may.
+            if self.nodes[node].had_error {
                 self.nodes[node].failed = true;
                 self.nodes[node].replica = None;
             } else {
@@ -59,6 +60,7 @@ impl World {
         at.process += 1;
         at.replica = None;
         at.kill_on_error = false;
+        at.all_on_error = false;
         let lost_host = at.host.take();
         let lost_verify = lost_host.is_some();
         if let Some(disk) = &mut at.disk {

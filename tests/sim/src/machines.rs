@@ -1,7 +1,7 @@
 //! The machines of a node, stepped one event at a time, and what is done with what they want done.
 
-use bulkhead_engine::machine::primary;
 use bulkhead_engine::machine::replica::{self, DiskId, DiskOp};
+use bulkhead_engine::machine::{Reply, SessionId, primary};
 
 use crate::ambush::{Moment, moment_of};
 use crate::disk::Sectors;
@@ -9,6 +9,13 @@ use crate::net::Way;
 use crate::plan::{MS, SEC};
 use crate::show::{brief, brief_request, show_record};
 use crate::world::{Ask, Asker, Ev, NodeEv, World, tell};
+
+fn closes(action: &primary::Action<Sectors>) -> Option<SessionId> {
+    match action {
+        primary::Action::Disconnect { session, .. } => Some(*session),
+        _ => None,
+    }
+}
 
 impl World {
     pub(crate) fn step_replica(&mut self, node: usize, event: replica::Event<Sectors>) {
@@ -99,6 +106,7 @@ impl World {
             return;
         };
         if let Err(error) = &result {
+            self.nodes[node].had_error = true;
             tell!(self, "node {node}: disk operation {id:?} fails: {error:?}");
             if *error == replica::DiskError::Io {
                 self.nodes[node].kept = false;
@@ -112,6 +120,9 @@ impl World {
             at.failed && at.kill_on_error && at.replica.as_ref().is_some_and(|replica| replica.is_quiet());
         if noted {
             let delay = self.rng.below(3 * MS);
+            if self.nodes[node].all_on_error {
+                self.betray(node);
+            }
             self.kill(node, delay + 200 * MS, false);
         }
     }
@@ -124,7 +135,27 @@ impl World {
             return;
         };
         let mut out = Vec::new();
+        let told = matches!(
+            &event,
+            primary::Event::Reply {
+                reply: Reply::Unreadable,
+                ..
+            }
+        )
+        .then(|| event.clone());
         host.machine.handle(clock, event, &mut out);
+        // Nothing is owed for a connection that is given up: what was sent in the same step does not leave this node.
+        let closed: Vec<SessionId> = out.iter().filter_map(closes).collect();
+        if !closed.is_empty() {
+            let lost = |action: &primary::Action<Sectors>| match action {
+                primary::Action::Send { session, .. } => closed.contains(session),
+                _ => false,
+            };
+            out.retain(|action| !lost(action));
+        }
+        if let Some(event) = told {
+            self.check_unreadable(node, &event, &out);
+        }
         for action in out {
             self.primary_action(node, term, action);
         }
@@ -167,12 +198,17 @@ impl World {
                     "node {node}: primary {term} swaps {expected:?} {}",
                     show_record(&record)
                 );
+                let known = self.nodes[node].host.as_ref().map(|host| host.machine.record());
+                let joins = |id| known.is_some_and(|known| !known.is_member(id));
+                if record.members().any(|member| joins(member.id)) {
+                    self.moment(Moment::Joining, node, node);
+                }
+                self.moment(Moment::Swapping, node, node);
                 let ask = Ask::Swap {
                     change,
                     expected,
                     record: Box::new(record),
                 };
-                self.moment(Moment::Swapping, node, node);
                 self.ask_store(node, Asker::Primary(term), ask);
             }
             primary::Action::ReadRecord => self.ask_store(node, Asker::Primary(term), Ask::Read),

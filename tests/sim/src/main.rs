@@ -46,7 +46,7 @@ enum Command {
     /// Look for every deliberate fault (needs the feature `faults`).
     Faults {
         /// Most seeds for each.
-        #[arg(long, default_value_t = 3000)]
+        #[arg(long, default_value_t = 12_000)]
         seeds: u64,
         /// The first seed.
         #[arg(long, default_value_t = 0)]

@@ -123,6 +123,10 @@ pub struct Node {
     pub slow_sync: Ns,
     /// The process is killed right after the next disk error.
     pub kill_on_error: bool,
+    /// All processes are killed with it, and power is lost a little later.
+    pub all_on_error: bool,
+    /// Whether an operation of the replica's disk has failed.
+    pub had_error: bool,
     /// Whether its disk holds everything that was acknowledged while it was a member (as far as the checker knows).
     pub kept: bool,
     /// When it last lost something.
@@ -158,6 +162,8 @@ impl Node {
             slow: (0, 1),
             slow_sync: 0,
             kill_on_error: false,
+            all_on_error: false,
+            had_error: false,
             kept: false,
             lost_at: 0,
             started_at: 0,
@@ -183,6 +189,7 @@ impl Node {
         let image = MetaImage::fresh(Superblock::fresh(identity, geometry, boot_id(node, self.boot)));
         self.disk = image.encode().ok().map(|file| Disk::new(&file));
         self.failed = false;
+        self.had_error = false;
     }
 
     /// Opens the replica as a process does that starts.
@@ -207,7 +214,7 @@ impl Node {
             region_idle: Duration::from_nanos(plan.region_idle),
             max_set_regions: 2,
             lease: LEASE,
-            pardon: self.pardon,
+            pardon: self.pardon && image.superblock.failed.is_some(),
             faults,
             ..ReplicaConfig::new(boot_id(node, self.boot), incarnation)
         };
@@ -250,6 +257,7 @@ pub fn primary_config(
         retry: Duration::from_millis(100),
         max_copies: plan.max_copies,
         page: plan.page,
+        max_peers: plan.nodes + 1,
         copy_floor: plan.copy_floor,
         copy_piece: plan.copy_piece,
         faults,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bulkhead_engine::geometry::{Geometry, SIZE_STEP};
 
-use crate::ambush::{Ambush, MOMENTS, Victim};
+use crate::ambush::{Ambush, MOMENTS, Moment, Victim};
 use crate::rng::Rng;
 
 /// Nanoseconds of simulated time.
@@ -97,6 +97,8 @@ pub enum Mischief {
         mishap: crate::disk::Mishap,
         /// Whether the process is killed right afterwards.
         kill: bool,
+        /// Whether all are, and power is lost a little later.
+        all: bool,
     },
     /// Syncs and commits of a disk take long, its writes do not.
     SlowSync {
@@ -152,6 +154,16 @@ pub enum Mischief {
         node: usize,
         /// For how long.
         time: Ns,
+    },
+    /// The volume is wanted on a node while syncs are slow, and on another one before it has been released; then nodes lose
+    /// power.
+    Haste {
+        /// Which node.
+        node: usize,
+        /// When it is wanted elsewhere.
+        after: Ns,
+        /// For how long there is no power.
+        down: Ns,
     },
     /// The volume is wanted on a node.
     Move {
@@ -258,6 +270,7 @@ enum Kind {
     Rot,
     Verify,
     StoreRestored,
+    Haste,
 }
 
 const KINDS: &[Kind] = &[
@@ -283,6 +296,7 @@ const KINDS: &[Kind] = &[
     Kind::Verify,
     Kind::Verify,
     Kind::StoreRestored,
+    Kind::Haste,
 ];
 
 /// What long runs with many takeovers are made of.
@@ -297,6 +311,7 @@ const TAKEOVERS: &[Kind] = &[
     Kind::Blackout,
     Kind::Isolate,
     Kind::SlowSync,
+    Kind::Haste,
 ];
 
 impl Plan {
@@ -427,6 +442,20 @@ fn mischief(kind: Kind, nodes: usize, rng: &mut Rng) -> Mischief {
             back: rng.between(1, 6) as usize,
         },
         Kind::StoreRestored => Mischief::Kill { node, down: time },
+        // The moment at which two members can come to differ in who they are.
+        Kind::Ambush if rng.chance(12) => Mischief::Ambush(Ambush {
+            moment: Moment::Joining,
+            skip: 0,
+            within: rng.pick(&[1, MS / 2, 2 * MS]),
+            victim: Victim::Throne,
+            power: false,
+            down: short,
+        }),
+        Kind::Haste => Mischief::Haste {
+            node,
+            after: rng.between(20, 1400) * MS,
+            down: short,
+        },
         Kind::Ambush => Mischief::Ambush(Ambush {
             moment: rng.pick(MOMENTS),
             skip: rng.pick(&[0, 0, 1, 3, 10]),
@@ -460,6 +489,7 @@ fn mischief(kind: Kind, nodes: usize, rng: &mut Rng) -> Mischief {
                 rng.pick(&[Sync, Sync, Commit, Write, Read])
             },
             kill: rng.chance(30),
+            all: rng.chance(15),
         },
         Kind::DiskFull => Mischief::DiskFull { node, time },
         Kind::Store => match rng.below(3) {

@@ -4,10 +4,10 @@
 use bulkhead_engine::geometry::{Chunk, SECTOR};
 use bulkhead_engine::ids::{Epoch, Tick};
 use bulkhead_engine::machine::protocol::StampRule;
-use bulkhead_engine::machine::{Reply, Request, RequestId, SessionId};
+use bulkhead_engine::machine::{Reply, Request, RequestId, SessionId, primary};
 
 use crate::disk::Sectors;
-use crate::node::node_of;
+use crate::node::{node_id, node_of};
 use crate::world::World;
 
 impl World {
@@ -102,6 +102,40 @@ impl World {
         }
     }
 
+    /// D6: whoever cannot read what it holds is removed, and told to mark itself as failed: else it would come back by its
+    /// stamps, which know nothing of that. `out` is what the primary does in answer.
+    pub(crate) fn check_unreadable(
+        &mut self,
+        node: usize,
+        event: &primary::Event<Sectors>,
+        out: &[primary::Action<Sectors>],
+    ) {
+        let primary::Event::Reply { replica, reply, .. } = event else {
+            return;
+        };
+        let unreadable = matches!(reply, Reply::Unreadable);
+        let was_member = self.nodes[node]
+            .host
+            .as_ref()
+            .is_some_and(|host| host.machine.record().is_member(*replica));
+        let removes = |action: &primary::Action<Sectors>| match action {
+            primary::Action::Swap { record, .. } => !record.is_member(*replica),
+            _ => false,
+        };
+        let tells = |action: &primary::Action<Sectors>| match action {
+            primary::Action::Send {
+                replica: to, request, ..
+            } => to == replica && matches!(request, Request::Fail(_)),
+            _ => false,
+        };
+        if unreadable && was_member && out.iter().any(removes) && !out.iter().any(tells) {
+            self.violate(format!(
+                "D6: the replica on node {} cannot read what it holds, and is removed without being told so",
+                node_of(*replica)
+            ));
+        }
+    }
+
     /// What a replica that is in use says that it is durable to; its superblock may be on its way to the disk still.
     fn durable_of(&self, node: usize) -> Option<Tick> {
         let replica = self.nodes[node]
@@ -114,7 +148,13 @@ impl World {
 
     /// T4: when a primary begins to serve, whatever is not settled and durable on every member has a stamp of its term.
     pub(crate) fn check_stamps(&mut self, term: u32, members: &[usize]) {
-        if self.store.record.change.term > Epoch(term) {
+        let serves_here = self.nodes.iter().position(|node| {
+            let host = node.host.as_ref();
+            host.is_some_and(|host| host.term == term)
+        });
+        if serves_here.map(node_id) != self.store.record.primary
+            || self.store.record.change.term > Epoch(term)
+        {
             // It has been replaced already, and its members may have been opened by the next one.
             return;
         }

@@ -52,6 +52,9 @@ pub struct PrimaryConfig {
     pub max_copies: usize,
     /// Most bytes that are copied in one request.
     pub copy_piece: u64,
+    /// Most replicas that are known at the same time, 32 at most: those of the record, and some that have left it and are
+    /// still waited for.
+    pub max_peers: usize,
     /// Most chunks that are named in one request.
     pub page: u32,
     /// Bytes a second that a rebuild and a verify copy or compare at least, however much the volume is used.
@@ -87,6 +90,7 @@ impl PrimaryConfig {
             retry: Duration::from_millis(500),
             max_copies: 8,
             copy_piece: 1 << 20,
+            max_peers: 32,
             page: 4096,
             copy_floor: 16 << 20,
             faults: FaultSet::NONE,

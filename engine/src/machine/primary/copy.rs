@@ -231,8 +231,7 @@ impl<P: Payload> Primary<P> {
         let cause = crate::format::FailCause::Read;
         let others = each(self.members & !bit(source)).any(|peer| self.peers[peer].is_sound_member());
         if others || matches!(part_of, CopyFor::Converge { .. }) {
-            self.send(source, Request::Fail(cause), Purpose::Nothing, out);
-            self.condemn_finally(source, Some(cause), out);
+            self.spoil(source, cause, out);
         }
         if let CopyFor::Rebuild { target, .. } = part_of {
             self.drop_rebuild(target, out);

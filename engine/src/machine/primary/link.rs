@@ -150,7 +150,10 @@ impl<P: Payload> Primary<P> {
             Reply::Refused(Refusal::Incarnation(_)) => self.restarted(peer, out),
             Reply::Refused(Refusal::Session) => self.hang_up(peer, out),
             Reply::Refused(Refusal::Epoch(epoch)) => self.refused(epoch, out),
-            Reply::Failed(cause) => self.lost_for_good(peer, Some(cause), out),
+            Reply::Failed(cause) => {
+                self.peers[peer].spoiled = None;
+                self.lost_for_good(peer, Some(cause), out);
+            }
             _ => self.lost_for_good(peer, None, out),
         }
     }
@@ -185,10 +188,19 @@ impl<P: Payload> Primary<P> {
             at.opened = Some(opened);
         }
         self.serve_after = self.serve_after.max(now + opened.wait);
+        if let Some(cause) = at.spoiled {
+            // Before anything else: it was not told when it was found out.
+            self.send(peer, Request::Fail(cause), Purpose::Nothing, out);
+            return;
+        }
         self.renew_lease(peer, sent_at);
+        if self.config.faults.has(Fault::UnansweredTakenAsDone) {
+            self.let_go(peer, out);
+        }
         self.peers[peer].resend(now, out);
         let role = self.peers[peer].role();
-        if asked.is_some_and(|open| open.epoch == epoch && open.role == role) {
+        let old_counts = self.config.faults.has(Fault::OldOpenCounts);
+        if asked.is_some_and(|open| open.epoch == epoch && open.role == role || old_counts) {
             // Opening in this epoch has made it durable there.
             if let Some(raising) = &mut self.raising {
                 raising.waiting &= !bit(peer);
@@ -265,6 +277,7 @@ impl<P: Payload> Primary<P> {
     ) {
         match reply {
             Reply::Failed(cause) => {
+                self.peers[peer].spoiled = None;
                 self.peers[peer].outstanding.insert(id, sent);
                 self.lost_for_good(peer, Some(cause), out);
                 return;

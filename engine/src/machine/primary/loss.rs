@@ -24,6 +24,13 @@ pub(super) struct Raising {
     removed: Peers,
 }
 
+impl Raising {
+    /// Everybody who has something to do with it.
+    pub(super) const fn peers(&self) -> Peers {
+        self.waiting | self.removed
+    }
+}
+
 impl<P: Payload> Primary<P> {
     /// Members, and the replica whose joining is under way: it may be a member already.
     pub(super) fn counted(&self) -> Peers {
@@ -57,6 +64,20 @@ impl<P: Payload> Primary<P> {
     ) {
         self.peers[peer].condemned = Some(Condemned::Final(cause));
         self.hang_up(peer, out);
+        self.stirred = true;
+    }
+
+    /// D6: this replica answered something wrong; it is to mark itself as failed, whenever it can be told. It goes, but the
+    /// connection stays until it has answered, or is removed: what is hung up upon may not be heard.
+    pub(super) fn spoil(&mut self, peer: PeerId, cause: FailCause, out: &mut Vec<Action<P>>) {
+        self.peers[peer].condemned = Some(Condemned::Final(Some(cause)));
+        if self.config.faults.has(Fault::FailNotTold) {
+            self.hang_up(peer, out);
+            self.stirred = true;
+            return;
+        }
+        self.peers[peer].spoiled = Some(cause);
+        self.send(peer, Request::Fail(cause), Purpose::Nothing, out);
         self.stirred = true;
     }
 
@@ -148,6 +169,11 @@ impl<P: Payload> Primary<P> {
                 let cause = causes.into_iter().flatten().next();
                 self.end(EndReason::LastMemberFailed(cause), out);
             }
+            return;
+        }
+        let is_dead = |peer: PeerId| self.dead.contains(&self.peers[peer].node);
+        if self.config.faults.has(Fault::DeadUnrecorded) && each(condemned).all(is_dead) {
+            self.removed(condemned, out);
             return;
         }
         self.change(Change::Remove(condemned), out);

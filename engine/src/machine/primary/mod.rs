@@ -187,6 +187,7 @@ impl<P: Payload> Primary<P> {
             pace: Pace::new(now, config.copy_floor, config.geometry.chunk_size()),
             verify: None,
             doubt: None,
+            dead: Vec::new(),
             alone_since: None,
             last_contact: now,
             contact_sought: now,
@@ -194,7 +195,6 @@ impl<P: Payload> Primary<P> {
             releasing: 0,
             release_since: None,
             release_told: false,
-            dead: Vec::new(),
             stirred: true,
         };
         primary.add_peers();
@@ -329,11 +329,17 @@ impl<P: Payload> Primary<P> {
 
     /// Takes up the replicas of the record that are not known yet.
     fn add_peers(&mut self) {
-        for replica in &self.lane.record.replicas {
-            let known = self.peers.iter().any(|peer| peer.id == replica.id);
-            if known || self.peers.len() == MAX_PEERS {
+        for replica in self.lane.record.replicas.clone() {
+            if self.peers.iter().any(|peer| peer.id == replica.id) {
                 continue;
             }
+            let most = self.config.max_peers.min(MAX_PEERS);
+            let place = match (0..self.peers.len()).find(|&peer| self.is_forgotten(peer)) {
+                _ if self.peers.len() < most => self.peers.len(),
+                Some(place) => place,
+                // There is room as soon as one that has gone is not waited for any more.
+                None => continue,
+            };
             // Members are those of the record at the start; later only this primary makes one.
             let member = replica.state == MemberState::Member && self.phase == Phase::Opening;
             let standing = if member {
@@ -342,13 +348,34 @@ impl<P: Payload> Primary<P> {
                 Standing::Outside
             };
             if member {
-                self.members |= bit(self.peers.len());
+                self.members |= bit(place);
             }
             let local = replica.node == self.config.node;
-            self.peers
-                .push(Peer::new(replica.id, replica.node, local, standing));
+            let peer = Peer::new(replica.id, replica.node, local, standing);
+            match self.peers.get_mut(place) {
+                Some(at) => *at = peer,
+                None => self.peers.push(peer),
+            }
         }
         self.receivers |= self.members;
+    }
+
+    /// Whether nothing here refers to this peer any more, so that another replica may take its place.
+    fn is_forgotten(&self, peer: PeerId) -> bool {
+        let at = &self.peers[peer];
+        let outside = matches!((&at.standing, at.link), (Standing::Outside, Link::Down { .. }));
+        let in_record = self.lane.record.replica(at.id).is_some();
+        if !outside || in_record || !at.outstanding.is_empty() || at.condemned.is_some() {
+            return false;
+        }
+        let mut used = self.members | self.receivers | self.joint | self.releasing;
+        used |= self.raising.as_ref().map_or(0, Raising::peers);
+        used |= self.ops.iter().fold(0, |all, (_, pending)| all | pending.peers());
+        used & bit(peer) == 0
+            && self.copies.is_empty()
+            && self.converge.is_none()
+            && self.verify.is_none()
+            && self.lane.pending.is_none()
     }
 
     /// Whether anything has a deadline, or waits to be told.

@@ -39,6 +39,11 @@ impl<P> Pending<P> {
     pub(super) const fn is_read(&self) -> bool {
         matches!(self.op, Op::Read(_))
     }
+
+    /// Everybody who has something to do with it.
+    pub(super) const fn peers(&self) -> Peers {
+        self.needs | self.no_space | self.done
+    }
 }
 
 impl<P: Payload> Primary<P> {
@@ -98,7 +103,11 @@ impl<P: Payload> Primary<P> {
             Op::Write { offset, data } => (ByteRange::new(*offset, data.size()), false),
             Op::Flush => return self.start(place, out),
         };
-        if self.config.faults.has(Fault::NoRangeLock) {
+        let faults = self.config.faults;
+        let unlocked = faults.has(Fault::NoRangeLock)
+            || faults.has(Fault::ReadUnlocked) && shared
+            || faults.has(Fault::LongRangeUnlocked) && range.len > 1 << 20;
+        if unlocked {
             return self.start(place, out);
         }
         let (lock, held) = self.lock.acquire(range, shared, Owner::Op(place));
@@ -273,6 +282,9 @@ impl<P: Payload> Primary<P> {
         let Some(pending) = self.ops.get(place) else {
             return false;
         };
+        if self.config.faults.has(Fault::FullMemberStays) {
+            return false;
+        }
         let mut leaving = full;
         if pending.done & counted == 0 {
             let rank = |peer: &usize| (self.peers[*peer].condemned.is_none(), self.peers[*peer].local);
@@ -293,8 +305,7 @@ impl<P: Payload> Primary<P> {
         let others = each(self.members & !bit(from)).any(|peer| self.peers[peer].is_sound_member());
         if others {
             let cause = crate::format::FailCause::Read;
-            self.send(from, Request::Fail(cause), Purpose::Nothing, out);
-            self.condemn_finally(from, Some(cause), out);
+            self.spoil(from, cause, out);
             self.op_advanced(place, out);
         } else {
             self.complete(place, Err(IoError::Io), out);

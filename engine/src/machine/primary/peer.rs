@@ -130,6 +130,8 @@ pub(super) struct Peer<P> {
     pub(super) open_request: Option<OpenRequest>,
     pub(super) lease_until: Time,
     pub(super) condemned: Option<Condemned>,
+    /// It could not read what it holds, and has not said yet that it has marked itself as failed (D6).
+    pub(super) spoiled: Option<FailCause>,
     pub(super) last_ping: Time,
     pub(super) ping_out: bool,
     pub(super) told: Tick,
@@ -150,6 +152,7 @@ impl<P: Payload> Peer<P> {
             open_request: None,
             lease_until: Time::ZERO,
             condemned: None,
+            spoiled: None,
             last_ping: Time::ZERO,
             ping_out: false,
             told: Tick::ZERO,

@@ -139,6 +139,10 @@ impl<P: Payload> Primary<P> {
         if self.phase != Phase::Serving || self.raising.is_some() {
             return;
         }
+        if self.peers.len() < self.lane.record.replicas.len() || self.peers.len() >= self.config.max_peers {
+            // A place may have become free.
+            self.add_peers();
+        }
         for peer in 0..self.peers.len() {
             let at = &self.peers[peer];
             let due = matches!(at.link, Link::Down { retry_at } if retry_at <= self.now);
@@ -226,6 +230,10 @@ impl<P: Payload> Primary<P> {
                 Step::JoinReady if lane_is_free && self.raising.is_none() => {
                     if let Some(rebuild) = self.peers[peer].rebuild_mut() {
                         rebuild.step = Step::JoinSwap;
+                    }
+                    if self.config.faults.has(Fault::JoinUnrecorded) {
+                        self.joined(peer, out);
+                        continue;
                     }
                     self.change(Change::Join(peer), out);
                 }
@@ -466,5 +474,10 @@ impl<P: Payload> Primary<P> {
         self.receivers |= bit(peer);
         self.joint &= !bit(peer);
         self.raise_epoch(0, out);
+        // At once: until its durable tick has moved, a takeover would copy everything that it holds.
+        let settled = self.settled;
+        self.peers[peer].told = settled;
+        self.send(peer, Request::Ping { settled }, Purpose::Nothing, out);
+        self.send(peer, Request::Checkpoint { whole: false }, Purpose::Nothing, out);
     }
 }

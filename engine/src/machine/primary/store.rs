@@ -131,17 +131,19 @@ impl<P: Payload> Primary<P> {
 
     /// The record, read or watched.
     pub(super) fn record_seen(&mut self, record: Record, revision: Revision, out: &mut Vec<Action<P>>) {
-        if self
-            .lane
-            .pending
-            .as_ref()
-            .is_some_and(|pending| pending.id == record.change)
-        {
+        // Whoever attaches leaves the last change in the record: by itself it does not tell that this is still its author's.
+        let node = self.config.node;
+        let outcome = |pending: &PendingChange| {
+            let epoch = pending.record.epoch == record.epoch && record.primary == Some(node);
+            pending.id == record.change && (epoch || self.config.faults.has(Fault::OutcomeByChange))
+        };
+        if self.lane.pending.as_ref().is_some_and(outcome) {
             // What was added to it since is part of it.
             self.change_applied(revision, Some(record), out);
             return;
         }
-        if revision <= self.lane.revision {
+        let older = revision < self.lane.revision && self.config.faults.has(Fault::OlderRecordBelieved);
+        if revision <= self.lane.revision && !older {
             return;
         }
         let replaced = record.epoch != self.epoch || record.primary != Some(self.config.node);

@@ -25,6 +25,17 @@ pub(super) enum After {
     Failed,
 }
 
+/// The metadata file as it was found. An earlier process may have been killed before it had synced what it wrote: a read
+/// shows that, but a power cut takes it. The newest superblock has to be durable before the slot of the older one, the
+/// only durable one maybe, is written over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Found {
+    #[default]
+    AsRead,
+    BeingSynced,
+    Durable,
+}
+
 /// The commit under way and the one that gathers.
 #[derive(Debug, Default)]
 pub(super) struct Commits {
@@ -36,11 +47,17 @@ pub(super) struct Commits {
     intent_sectors: Vec<u32>,
     stamps: bool,
     superblock: bool,
+    found: Found,
 }
 
 impl Commits {
     pub(super) fn is_under_way(&self) -> bool {
-        self.started != self.done
+        self.started != self.done || self.found == Found::BeingSynced
+    }
+
+    /// What was found has been synced.
+    pub(super) fn found_is_durable(&mut self) {
+        self.found = Found::Durable;
     }
 
     /// Number of the commit that gathers.
@@ -85,6 +102,13 @@ impl<P: Payload> Replica<P> {
     /// Starts the commit that has gathered, if there is one and none is under way.
     pub(super) fn start_commit(&mut self, out: &mut Vec<Action<P>>) {
         if self.commits.is_under_way() || self.commits.next.is_empty() {
+            return;
+        }
+        if self.commits.found == Found::AsRead && !self.config.faults.has(Fault::FoundNotSynced) {
+            self.commits.found = Found::BeingSynced;
+            let id = self.job(DiskJob::SyncFound);
+            let op = DiskOp::CommitMeta(Vec::new());
+            out.push(Action::Disk { id, op });
             return;
         }
         self.commits.started += 1;

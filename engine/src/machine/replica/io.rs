@@ -221,7 +221,8 @@ impl<P: Payload> Replica<P> {
 
     /// Writes that still wait for their intent are not given to the disk any more: their session is over.
     pub(super) fn drop_waiting_writes(&mut self) {
-        if self.config.faults.has(Fault::SessionNotDrained) {
+        let faults = self.config.faults;
+        if faults.has(Fault::SessionNotDrained) || faults.has(Fault::WaitingWritesKept) {
             return;
         }
         for (_, job) in self.writes.iter_mut() {

@@ -42,6 +42,8 @@ use stamps::StampTable;
 /// What a disk operation under way is for.
 #[derive(Debug)]
 enum DiskJob {
+    /// What was found in the metadata file is made durable, before the first commit.
+    SyncFound,
     Commit,
     Sync,
     Read {
@@ -113,8 +115,10 @@ impl<P: Payload> Replica<P> {
         if opened_before && config.faults.has(Fault::IncarnationKept) {
             config.incarnation = superblock.incarnation;
         }
-        if config.pardon && superblock.failed.take().is_some() {
-            // On disk once the first session is opened. What it acknowledged may be lost, whatever its disk says.
+        if config.pardon {
+            // On disk once the first session is opened. What it acknowledged may be lost, whatever its disk says: it may
+            // not even have taken the note that the replica has failed.
+            superblock.failed = None;
             superblock.whole = false;
             superblock.clean = false;
         }
@@ -132,7 +136,9 @@ impl<P: Payload> Replica<P> {
             if !config.faults.has(Fault::NoSuspects) {
                 // D4.
                 for region in intent.iter_set() {
-                    for chunk in superblock.geometry.chunks_of_region(region) {
+                    let first_only = config.faults.has(Fault::FirstChunkSuspect);
+                    let chunks = superblock.geometry.chunks_of_region(region);
+                    for chunk in chunks.take(if first_only { 1 } else { usize::MAX }) {
                         stamps.set(crate::geometry::Chunk(chunk), Tick::SUSPECT);
                     }
                 }
@@ -343,6 +349,13 @@ impl<P: Payload> Replica<P> {
                 }
                 _ => self.sync_done(out),
             },
+            DiskJob::SyncFound => {
+                self.commits.found_is_durable();
+                if result.is_err() {
+                    self.fail(FailCause::Sync, out);
+                }
+                self.start_commit(out);
+            }
             DiskJob::Commit => match result {
                 Ok(_) => self.commit_done(out),
                 Err(_) => {

@@ -83,8 +83,21 @@ impl Bench {
         self.ask(request);
     }
 
-    /// Takes the disk operations that wait; the answers stay.
+    /// Takes the disk operations that wait; the answers stay. The sync of what was found is done at once.
     fn disk(&mut self) -> Vec<(DiskId, DiskOp<Data>)> {
+        let taken = self.all_of_the_disk();
+        let is_first = |op: &DiskOp<Data>| matches!(op, DiskOp::CommitMeta(writes) if writes.is_empty());
+        let Some(&(first, _)) = taken.iter().find(|(_, op)| is_first(op)) else {
+            return taken;
+        };
+        self.done(first);
+        let rest = taken.into_iter().filter(|&(id, _)| id != first);
+        let mut rest: Vec<_> = rest.collect();
+        rest.extend(self.all_of_the_disk());
+        rest
+    }
+
+    fn all_of_the_disk(&mut self) -> Vec<(DiskId, DiskOp<Data>)> {
         let (disk, rest) = std::mem::take(&mut self.out)
             .into_iter()
             .partition(|action| matches!(action, Action::Disk { .. }));
@@ -136,6 +149,23 @@ impl Bench {
         self.now = self.now + by;
         self.replica.handle(self.now, Event::Timer, &mut self.out);
     }
+}
+
+#[test]
+fn what_was_found_is_synced_before_the_other_slot_is_written() {
+    let mut bench = Bench::load(BOOT, |image| image.superblock.clean = false);
+    bench.open(1);
+    let first = bench.all_of_the_disk();
+    let [(id, DiskOp::CommitMeta(writes))] = &first[..] else {
+        panic!("D11: {first:?}");
+    };
+    assert!(writes.is_empty(), "D11: nothing but a sync");
+    bench.done(*id);
+    let second = bench.all_of_the_disk();
+    assert!(
+        matches!(&second[..], [(_, DiskOp::CommitMeta(writes))] if !writes.is_empty()),
+        "D5: {second:?}"
+    );
 }
 
 #[test]
