@@ -9,10 +9,11 @@ mod promised;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bulkhead_engine::ids::VolumeId;
+use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -125,32 +126,22 @@ impl Catalogue {
     }
 
     /// Looks something up. All that `look` sees is of one moment. It must be quick: changes wait meanwhile.
+    /// It may look something up itself: who waits to change it keeps nobody out who reads already, else both would wait for
+    /// ever.
     pub fn read<T>(&self, look: impl FnOnce(&Contents) -> T) -> T {
-        look(
-            &self
-                .shared
-                .state
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contents,
-        )
+        look(&self.shared.state.read_recursive().contents)
     }
 
     /// As of when what it holds is true.
     pub fn freshness(&self) -> Freshness {
-        self.shared
-            .state
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .freshness
-            .clone()
+        self.shared.state.read_recursive().freshness.clone()
     }
 
     /// Takes a record that this node has just written or read, so that who has made a change finds it here at once. Who
     /// follows the changes is told only of what is new: else an errand that changes nothing would call itself again.
     pub fn note(&self, volume: &Volume) {
         let is_news = {
-            let mut state = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.shared.state.write();
             let told = state.told;
             state.contents.note(volume, told)
         };
@@ -233,7 +224,7 @@ impl Follower {
 
     fn take(&mut self, update: Update, first: &mut bool) {
         let now = SystemTime::now();
-        let mut state = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.shared.state.write();
         let state = &mut *state;
         let told = match update {
             Update::Changed { events, revision } => {
@@ -287,7 +278,7 @@ impl Follower {
         let Some(path) = self.file.clone() else { return };
         let begin = Instant::now();
         let (lines, as_of) = {
-            let state = self.shared.state.read().unwrap_or_else(PoisonError::into_inner);
+            let state = self.shared.state.read_recursive();
             (
                 state.contents.lines(),
                 state.freshness.as_of.unwrap_or_else(SystemTime::now),

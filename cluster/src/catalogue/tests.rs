@@ -398,3 +398,24 @@ fn a_store_that_has_gone_back_is_believed() {
         (Some((1, 3)), Some((7, 5)), None)
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_within_a_look_ends_though_a_change_is_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let volumes = Volumes::new(Arc::clone(&store) as Arc<dyn Store>);
+    let catalogue = Arc::new(Catalogue::start(Arc::clone(&store) as _, None).await);
+    create(&volumes, "v").await;
+    let volume = volumes.by_name("v").await.unwrap().unwrap();
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let noting = Arc::clone(&catalogue);
+        catalogue.read(|_| {
+            std::thread::spawn(move || noting.note(&volume));
+            // Long enough for that one to stand and wait.
+            std::thread::sleep(Duration::from_millis(200));
+            let _ = done.send(names(&catalogue));
+        });
+    });
+    assert!(ended.recv_timeout(SOON).is_ok(), "both wait for each other");
+}

@@ -29,7 +29,7 @@ macro_rules! volume_suite {
         $crate::volumes::volume_suite!($subject; one_name_one_volume, life_of_a_volume, one_owner, a_dead_holder_is_replaced,
             members_leave_and_come_back, lost_answers_change_nothing_twice, delete_waits_for_every_replica, classes,
             a_creation_is_undone_by_one, a_holder_is_asked, a_machine_swaps, a_primary_is_forced,
-            a_surplus_member_leaves);
+            a_surplus_member_leaves, upkeep_is_no_use);
     };
     ($subject:expr; $($check:ident),*) => {
         $(
@@ -602,6 +602,34 @@ pub async fn a_machine_swaps(subject: &dyn Subject) {
     assert_eq!(volumes.by_id(id).await.unwrap().unwrap(), taken);
 }
 
+/// One that a living node has only for its replicas is in nobody's use, and its rebuild ends with the epoch.
+pub async fn upkeep_is_no_use(subject: &dyn Subject) {
+    let store = subject.open("upkeep/").await;
+    let volumes = Volumes::new(Arc::clone(&store));
+    let tended = ready(&volumes, "tended", &[1, 2]).await.id;
+    let lease = live(&*store, 1).await;
+    let at = volumes
+        .attach(tended, &Attach::for_upkeep(node(1)))
+        .await
+        .unwrap();
+    assert_eq!(at.user_node(), None);
+    let going = volumes.begin_delete("tended", node(2)).await.unwrap();
+    assert_eq!(
+        (going.state, going.epoch.0, &going.primary),
+        (VolumeState::Deleting, at.epoch.0 + 1, &None)
+    );
+    let used = ready(&volumes, "used", &[1]).await.id;
+    volumes
+        .attach(used, &Attach::on(node(1), "a container"))
+        .await
+        .unwrap();
+    for asking in [1, 2] {
+        let refused = volumes.begin_delete("used", node(asking)).await.unwrap_err();
+        assert!(matches!(refused, VolumeError::Attached { .. }), "{refused}");
+    }
+    store.revoke(&lease).await.unwrap();
+}
+
 /// A replica more than asked for leaves a volume that nobody has, once, and never the last one.
 pub async fn a_surplus_member_leaves(subject: &dyn Subject) {
     let store = subject.open("surplus/").await;
@@ -640,29 +668,6 @@ pub async fn delete_waits_for_every_replica(subject: &dyn Subject) {
     let id = ready(&volumes, "v", &[1, 2]).await.id;
     let error = volumes.finish_delete(id, node(1)).await.unwrap_err();
     assert!(matches!(error, VolumeError::State { .. }), "{error}");
-    // One that a living node has only for its replicas is in nobody's use, and its rebuild ends with the epoch.
-    let tended = ready(&volumes, "tended", &[1, 2]).await.id;
-    let lease = live(&*store, 1).await;
-    let at = volumes
-        .attach(tended, &Attach::for_upkeep(node(1)))
-        .await
-        .unwrap();
-    assert_eq!(at.user_node(), None);
-    let going = volumes.begin_delete("tended", node(2)).await.unwrap();
-    assert_eq!(
-        (going.state, going.epoch.0, &going.primary),
-        (VolumeState::Deleting, at.epoch.0 + 1, &None)
-    );
-    let used = ready(&volumes, "used", &[1]).await.id;
-    volumes
-        .attach(used, &Attach::on(node(1), "a container"))
-        .await
-        .unwrap();
-    for asking in [1, 2] {
-        let refused = volumes.begin_delete("used", node(asking)).await.unwrap_err();
-        assert!(matches!(refused, VolumeError::Attached { .. }), "{refused}");
-    }
-    store.revoke(&lease).await.unwrap();
     // Half made ones go the same way.
     let half = volumes
         .begin_create(&new("half", &[2], 2))

@@ -137,6 +137,8 @@ faults! {
     CleanEarly = "clean-early",
     /// The stamp of a copy is set before the copy has ended (D2).
     CopyStampEarly = "copy-stamped-early",
+    /// The pieces of a copy leave the stamp of their chunk as it is until the last one has come (D2).
+    PieceNotMarked = "piece-not-marked",
     /// A failure is not noted on disk (D6).
     FailureNotNoted = "failure-not-noted",
     /// A write waits for the commit under way, which does not carry its intent bit (D1).

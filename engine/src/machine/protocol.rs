@@ -27,7 +27,7 @@ pub enum Role {
 pub enum StampRule {
     /// A write: the stamp is raised to the write's tick, never lowered.
     Raise,
-    /// A copy of whole chunks: the stamp becomes exactly the given one.
+    /// The last piece of a copied chunk: the stamp becomes exactly the given one once it is written, and until then suspect.
     Set,
 }
 

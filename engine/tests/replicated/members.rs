@@ -49,8 +49,11 @@ fn writes_everywhere(members: &[usize], primary: usize) {
         wait_until("the replica is closed", || {
             cluster.node(index).replicas().is_empty()
         });
-        let found = disk::inspect(&cluster.hosts[index].disk.dir_of(volume_id(1))).unwrap();
-        assert!(found.superblock.clean && found.superblock.whole && !found.in_use);
+        let inspect = || disk::inspect(&cluster.hosts[index].disk.dir_of(volume_id(1))).unwrap();
+        // A process that is just being started beside this test may still share the lock for a moment.
+        wait_until("nobody has its files open", || !inspect().in_use);
+        let found = inspect();
+        assert!(found.superblock.clean && found.superblock.whole, "{found:?}");
         assert_eq!(found.chunks_unsettled, 0);
     }
     cluster.assert_identical(1, members);

@@ -75,6 +75,7 @@ impl World {
                     self.nodes[node].attach = Attach::Waiting { since, until };
                     return;
                 }
+                self.nodes[node].surveyed_at = now;
                 let holder = record.primary.filter(|&primary| primary != node_id(node));
                 let holder = holder.map(|primary| usize::from(primary.to_bytes()[15]));
                 let attached = holder.filter(|&holder| self.nodes[holder].host.is_some());
@@ -173,6 +174,7 @@ impl World {
         tell!(self, "node {node}: attached as primary of term {term}");
         self.op_count += 1;
         let config = primary_config(node, self.op_count, &self.plan, self.geometry, self.faults());
+        self.nodes[node].attached_at = self.now;
         let clock = self.nodes[node].clock(self.now);
         let mut out = Vec::new();
         let machine = Primary::attach(clock, config, record, revision, &mut out);
@@ -186,10 +188,6 @@ impl World {
 
     /// Which nodes the store takes for dead: often those that are, and now and then one that is not.
     pub(crate) fn tell_the_dead(&mut self, node: usize, term: u32) {
-        if self.restored.at.is_some() && !self.restored.asks_first {
-            // The members' own refusal has to do, so each of them has to be heard.
-            return;
-        }
         let mut dead = Vec::new();
         for other in (0..self.nodes.len()).filter(|&other| other != node) {
             let at = &self.nodes[other];
@@ -211,9 +209,8 @@ impl World {
         tell!(self, "node {node}: primary {term} serves");
         self.outcome.served += 1;
         if self.restored.must_refuse {
-            self.violate(format!(
-                "T3: the primary of term {term} serves though the replicas know epochs that the restored store does not"
-            ));
+            self.check_restored(node, term);
+            return;
         }
         let Some(host) = self.nodes[node].host.as_mut() else {
             return;

@@ -36,6 +36,8 @@ pub struct Summary {
     pub counts: [u64; 4],
     /// Runs in which the last member was lost for good.
     pub dead: u64,
+    /// Runs in which nobody could tell that the store was an older copy.
+    pub overlooked: u64,
 }
 
 /// Runs seeds `from` to `from + count`, on all cores; stops early after `stop_after` violations.
@@ -68,6 +70,7 @@ pub fn run_seeds(from: u64, count: u64, fault: Option<Fault>, stop_after: usize)
                         *sum += more;
                     }
                     summary.dead += u64::from(outcome.dead);
+                    summary.overlooked += u64::from(outcome.overlooked);
                     if let Some(violation) = outcome.violation {
                         summary.violations.push((seed, violation));
                         if summary.violations.len() >= stop_after {

@@ -8,7 +8,7 @@ use bulkhead_engine::machine::{
     Fault, MemberState, Record, RecordReplica, Reply, Request, RequestId, SessionId,
 };
 
-use crate::node::{node_id, node_of, replica_identity};
+use crate::node::{Node, node_id, node_of, replica_identity};
 use crate::plan::{MS, Ns, SEC};
 use crate::world::{World, tell};
 
@@ -16,12 +16,15 @@ use crate::world::{World, tell};
 const REFUSED_FOR: Ns = 12 * SEC;
 
 /// What became of the store.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Restored {
     /// When it was restored from an older copy, if it was.
     pub(crate) at: Option<Ns>,
     /// Whether the replicas know better, so that nothing may be served.
     pub(crate) must_refuse: bool,
+    /// The nodes whose replicas know better, and those of them whose replicas are members that say so when they are opened.
+    knowing: Vec<usize>,
+    telling: Vec<usize>,
     /// Whether who attaches asks the replicas first; else their refusal has to do.
     pub(crate) asks_first: bool,
     /// What the shell notes when a primary has found out.
@@ -54,14 +57,15 @@ impl World {
             record.replica(self.rid(*node)).is_some() && record.is_behind(epoch).is_some()
         };
         let knowing: Vec<usize> = (0..self.nodes.len()).filter(knows_better).collect();
-        let must_refuse = !knowing.is_empty();
         // By itself a primary asks the members only, and of one that has failed it learns nothing but that.
         let tells = |&node: &usize| record.is_member(self.rid(node)) && !self.nodes[node].failed;
-        let a_member_knows = knowing.iter().any(tells);
+        let telling: Vec<usize> = knowing.iter().copied().filter(tells).collect();
         self.restored = Restored {
             at: Some(self.now),
-            must_refuse,
-            asks_first: self.rng.chance(50) || !a_member_knows,
+            must_refuse: !knowing.is_empty(),
+            asks_first: self.rng.chance(50) || telling.is_empty(),
+            knowing,
+            telling,
             noted: false,
         };
         tell!(
@@ -118,6 +122,29 @@ impl World {
             }
         }
         record.is_behind(seen).is_some()
+    }
+
+    /// T3: a primary serves by a store that was restored, though replicas know better. None of those may have been there when they
+    /// were asked, or when the members were opened. One that comes later is beyond what is promised (docs/replication.md, known
+    /// limits): what came since that copy is gone, and the run is over.
+    pub(crate) fn check_restored(&mut self, node: usize, term: u32) {
+        let Node {
+            surveyed_at,
+            attached_at,
+            ..
+        } = self.nodes[node];
+        let there = |other: &usize, at: Ns| self.nodes[*other].running && self.nodes[*other].started_at < at;
+        let restored = &self.restored;
+        let asked = restored.asks_first && restored.knowing.iter().any(|other| there(other, surveyed_at));
+        if asked || restored.telling.iter().any(|other| there(other, attached_at)) {
+            self.violate(format!(
+                "T3: the primary of term {term} serves though the replicas know epochs that the restored store does not"
+            ));
+            return;
+        }
+        tell!(self, "nobody who knows better could be reached");
+        self.outcome.overlooked = true;
+        self.finished = true;
     }
 
     /// Whether the run is over, since nothing more can happen.

@@ -100,8 +100,9 @@ fn main() -> ExitCode {
             }
             let [events, writes, flushes, reads] = summary.counts;
             println!(
-                "{events} events, {writes} writes, {flushes} flushes and {reads} reads answered, {} runs lost every member, {:.1} s",
+                "{events} events, {writes} writes, {flushes} flushes and {reads} reads answered, {} runs lost every member, {} overlooked an older store, {:.1} s",
                 summary.dead,
+                summary.overlooked,
                 started.elapsed().as_secs_f64()
             );
             println!("{} seeds, {} violations", summary.seeds, summary.violations.len());

@@ -133,6 +133,10 @@ pub struct Node {
     pub lost_at: Ns,
     /// When it was last brought back.
     pub started_at: Ns,
+    /// When it last asked the replicas that it could reach, before it attached the volume.
+    pub surveyed_at: Ns,
+    /// When the volume was last attached here.
+    pub attached_at: Ns,
     /// A person has declared that what its replica holds is what there is.
     pub pardon: bool,
     /// Since when it is cut off from every other node and the store, if it is.
@@ -167,6 +171,8 @@ impl Node {
             kept: false,
             lost_at: 0,
             started_at: 0,
+            surveyed_at: 0,
+            attached_at: 0,
             pardon: false,
             cut_off_since: None,
             in_contact_since: 0,

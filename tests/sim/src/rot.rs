@@ -8,6 +8,7 @@ use bulkhead_engine::geometry::{ByteRange, SECTOR};
 use bulkhead_engine::machine::MemberState;
 use bulkhead_engine::machine::primary::{Event, Repair, VerifyOutcome, VerifyReport};
 
+use crate::plan::Ns;
 use crate::world::{World, tell};
 
 /// What happened to one sector.
@@ -15,6 +16,8 @@ use crate::world::{World, tell};
 struct Rotten {
     node: usize,
     was: u64,
+    /// When.
+    at: Ns,
     /// The record's epoch then.
     epoch: u32,
     /// Whether it has happened to this sector more than once.
@@ -61,6 +64,7 @@ impl World {
             Rotten {
                 node,
                 was,
+                at: self.now,
                 epoch,
                 again,
             },
@@ -132,7 +136,11 @@ impl World {
             let [(sector, rotten)] = reasons[..] else {
                 continue;
             };
-            let undisturbed = !rotten.again && rotten.epoch == self.store.record.epoch.0;
+            // Nobody was brought up to date from the rotten replica since, as that raises the epoch; by a store that was restored the
+            // same epoch may have come once more.
+            let taken_back = self.restored.at.is_some_and(|at| at >= rotten.at);
+            let same_epoch = rotten.epoch == self.store.record.epoch.0 && !taken_back;
+            let undisturbed = !rotten.again && same_epoch;
             if undisturbed && difference.mended && report.members.len() > 2 {
                 let now_is = self.content(rotten.node, sector);
                 if now_is != rotten.was && now_is != 0 {

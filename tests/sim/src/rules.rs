@@ -44,8 +44,8 @@ impl World {
         }
     }
 
-    /// O3: a write carries a tick of its primary's epoch. T4: a convergence asks for everything after the smallest
-    /// durable tick.
+    /// D2: a write leaves its mark in the stamps. O3: it carries a tick of its primary's epoch. T4: a convergence asks for
+    /// everything after the smallest durable tick.
     pub(crate) fn check_request(&mut self, node: usize, id: RequestId, request: &Request<Sectors>) {
         let Some(host) = &mut self.nodes[node].host else {
             return;
@@ -55,9 +55,16 @@ impl World {
         let epoch = host.machine.epoch();
         match request {
             Request::Write { tick, stamp, .. } | Request::Zero { tick, stamp, .. }
-                if *stamp == StampRule::Raise && *tick > Tick::ZERO && !again && tick.epoch() != epoch =>
+                if *stamp == StampRule::Raise && !again =>
             {
-                self.violate(format!("O3: a write of epoch {epoch} carries the tick {tick}"));
+                if *tick == Tick::ZERO {
+                    self.violate(format!(
+                        "D2: a write of epoch {epoch} leaves no mark in the stamps"
+                    ));
+                } else if *tick < Tick::SUSPECT && tick.epoch() != epoch {
+                    // A copy's pieces make the chunk suspect until the last one has come.
+                    self.violate(format!("O3: a write of epoch {epoch} carries the tick {tick}"));
+                }
             }
             Request::Changed { after, .. } if !host.serving => {
                 let members: Vec<_> = host.machine.record().members().map(|member| member.id).collect();

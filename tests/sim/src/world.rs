@@ -154,6 +154,8 @@ pub struct Outcome {
     pub forced: bool,
     /// Whether the volume was refused to the end, the store being an older copy.
     pub refused: bool,
+    /// The store was restored, and nobody who knows better could be reached in time.
+    pub overlooked: bool,
     /// Why primaries ended, in order.
     pub ended: Vec<primary::EndReason>,
     /// What happened, if it was to be told.

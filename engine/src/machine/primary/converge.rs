@@ -90,6 +90,13 @@ impl<P: Payload> Primary<P> {
             self.stirred = true;
             return;
         }
+        // From now on this opening writes to them: if it has to begin again, what they were closed like says nothing any more.
+        for &peer in &members {
+            if let Some(opened) = &mut self.peers[peer].opened {
+                opened.clean = false;
+            }
+        }
+        let opened = |peer: PeerId| self.peers[peer].opened;
         let any = self.config.faults.has(Fault::AnySource);
         let rank = |peer: &PeerId| {
             let opened = opened(*peer);

@@ -122,11 +122,14 @@ impl<P: Payload> Primary<P> {
             }
         };
         let last = at.next == self.config.geometry.chunk_range(at.chunk).end();
-        // The stamp comes with the last piece; until then the chunk stays what it was.
+        // The stamp comes with the last piece. Until then the chunk is neither what it was nor what it is to be: a copy that goes
+        // no further must not leave behind content that no stamp tells of (D2).
         let (tick, stamp) = if last {
             (at.stamp.unwrap_or(found), StampRule::Set)
-        } else {
+        } else if self.config.faults.has(Fault::PieceNotMarked) {
             (Tick::ZERO, StampRule::Raise)
+        } else {
+            (Tick::SUSPECT, StampRule::Raise)
         };
         at.waiting = at.targets;
         let chunk = at.chunk;

@@ -170,8 +170,9 @@ impl<P: Payload> Replica<P> {
                     self.stamps.set(Chunk(chunk), tick);
                 }
                 StampRule::Raise => self.stamps.raise(Chunk(chunk), tick),
-                // A copy that fails must not look like one that was made: its stamp comes when it has ended.
-                StampRule::Set => {}
+                // A copy that fails must look neither like one that was made nor like one that was never begun: its stamp comes
+                // when it has ended.
+                StampRule::Set => self.stamps.set(Chunk(chunk), Tick::SUSPECT),
             }
         }
         let regions = self.geometry.regions_of(range);

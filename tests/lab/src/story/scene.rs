@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::fall::Fall;
 use super::stage::{Stage, VOLUME};
@@ -27,7 +27,7 @@ const RETURN: Duration = Duration::from_secs(180);
 pub struct Scene {
     /// How the node is lost.
     pub fall: Fall,
-    /// Whether clients write meanwhile.
+    /// Whether many clients write meanwhile; a slow one does in any case.
     pub load: bool,
 }
 
@@ -82,7 +82,7 @@ impl Stage {
         let old = self.home;
         let from = self.home_name().to_owned();
         let container = self.container.clone();
-        let mut clients = scene.load.then(|| self.clients()).transpose()?;
+        let mut clients = self.clients(scene.load)?;
 
         self.tell(&format!("{from} is lost: {}", scene.fall));
         let (begin, clock) = (SystemTime::now(), Instant::now());
@@ -116,11 +116,7 @@ impl Stage {
         } else {
             None
         };
-        let commits = clients
-            .as_mut()
-            .map(Clients::end)
-            .transpose()?
-            .unwrap_or_default();
+        let commits = clients.end()?;
         self.verify(&commits)?;
         if self.setting.stack {
             self.await_application(FIRST_QUERY)?;
@@ -171,28 +167,30 @@ impl Stage {
         Ok(whole)
     }
 
-    /// Starts eight clients of pgbench, and one that notes each commit that it was told of.
-    fn clients(&self) -> Result<Clients> {
+    /// Starts one client that notes each commit that it was told of, and under load eight of pgbench. Without load it writes twice
+    /// a second in one session: a server that nobody asks for anything would meet no error on a node that is cut off.
+    fn clients(&self, load: bool) -> Result<Clients> {
+        const BUSY: &str = "n=$(psql -d demo -Atc 'select coalesce(max(n), 0) from journal'); \
+             while :; do n=$((n + 1)); echo \"try $n\"; \
+             psql -d demo -qc \"insert into journal values ($n)\" && echo \"commit $n\"; done";
+        const CALM: &str = "n=$(psql -d demo -Atc 'select coalesce(max(n), 0) from journal'); \
+             while :; do n=$((n + 1)); echo \"insert into journal values ($n) returning 'commit ' || n;\"; sleep 0.5; done \
+             | psql -d demo -Atq";
         let host = self.lab.host(self.home);
-        let client = |line: &str| self.client(line);
-        let clients = Clients {
-            bench: Some(spawn(
+        let bench = || {
+            spawn(
                 host,
                 "bench",
-                client("exec pgbench -n -c 8 -j 2 -T 3600 demo"),
-            )?),
-            journal: spawn(
-                host,
-                "journal",
-                client(
-                    "n=$(psql -d demo -Atc 'select coalesce(max(n), 0) from journal'); \
-                     while :; do n=$((n + 1)); echo \"try $n\"; \
-                     psql -d demo -qc \"insert into journal values ($n)\" && echo \"commit $n\"; done",
-                ),
-            )?,
+                self.client("exec pgbench -n -c 8 -j 2 -T 3600 demo"),
+            )
         };
+        let clients = Clients {
+            bench: load.then(bench).transpose()?,
+            journal: spawn(host, "journal", self.client(if load { BUSY } else { CALM }))?,
+        };
+        let enough = if load { 100 } else { 3 };
         wait::until("the clients commit", Duration::from_secs(60), || {
-            Ok((clients.commits().len() >= 100).then_some(()))
+            Ok((clients.commits().len() >= enough).then_some(()))
         })
         .with_context(|| clients.journal.log_tail(10))?;
         Ok(clients)
@@ -208,21 +206,11 @@ impl Stage {
         let host = self.lab.host(old);
         let dockerd = &self.lab.node(old).dockerd;
         let look = format!("grep -c ' /[^ ]*{VOLUME}' /proc/mounts || :; ps -eo stat= | grep -c '^D' || :");
-        // A server that nobody asks for anything meets no error: somebody on the cut-off node goes on writing.
-        let write = dockerd
-            .exec(
-                container,
-                "timeout 5 psql -d demo -qc 'insert into journal select min(n) - 1 from (select 0 as n union all select n from journal) j'",
-            )
-            .within(Duration::from_secs(10));
         let mut last = String::new();
         wait::until("the old node lets go of the volume", ZOMBIE, || {
             last = host.sh(&look).run()?;
-            let running = dockerd.inspect(container, "/State/Running")? == true;
-            if running && write.output().is_ok_and(|told| told.status.success()) {
-                bail!("the old server told of a commit while another one served: two writers (P2)");
-            }
-            Ok((!running && last == "0\n0").then_some(()))
+            let running = dockerd.inspect(container, "/State/Running")?;
+            Ok((running == false && last == "0\n0").then_some(()))
         })
         .with_context(|| format!("on {}: mounts and stuck processes {last:?}", host.hostname()))?;
         let ended = dockerd.inspect(container, "/State/FinishedAt")?;
@@ -265,11 +253,6 @@ impl Stage {
             .lines()
             .filter_map(|line| line.parse().ok())
             .collect();
-        let zombies = self.sql("select count(*) from journal where n < 0")?;
-        ensure!(
-            zombies == "0",
-            "{zombies} rows were written by a server that had been replaced"
-        );
         let lost: Vec<_> = commits.difference(&there).take(10).collect();
         ensure!(
             lost.is_empty(),

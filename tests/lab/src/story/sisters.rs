@@ -70,8 +70,17 @@ impl Table {
     }
 
     fn note(&mut self, name: &str, outcome: Result<Outcome, String>) {
-        if let Err(error) = &outcome {
-            println!("FAILED: {error}");
+        match &outcome {
+            Err(error) => println!("FAILED: {error}"),
+            // Whoever ends a long run early has what there is.
+            Ok(outcome) => println!(
+                "{} rows on {} after {:.1} s, of which ours {:.1} s; {} commits",
+                outcome.rows,
+                outcome.to,
+                outcome.total.as_secs_f64(),
+                outcome.division.ours().as_secs_f64(),
+                outcome.commits
+            ),
         }
         self.rows.push((name.to_owned(), outcome));
     }
