@@ -35,6 +35,7 @@ mod take;
 mod upkeep;
 mod verify;
 mod view;
+mod wrong;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -352,8 +352,8 @@ impl Daemon {
     }
 }
 
-/// A member that has to leave: on a node that is to be empty, or the last of too many; only while enough others are in sync
-/// and can be reached.
+/// A member that has to leave: on a node that is to be empty, or the last of too many; only while enough others are in sync,
+/// without trouble, and can be reached.
 pub(super) fn surplus(
     volume: &VolumeRecord,
     here: Option<NodeId>,
@@ -361,8 +361,10 @@ pub(super) fn surplus(
     leaving: impl Fn(&Replica) -> bool,
 ) -> Option<ReplicaId> {
     let members = || volume.members().filter(|replica| replica.made);
+    // One that has failed may not have been left behind yet, and is nobody to rely on.
+    let is_good = |replica: &Replica| replica.trouble.is_none() && in_reach(replica);
     let staying = members()
-        .filter(|replica| !leaving(replica) && in_reach(replica))
+        .filter(|replica| !leaving(replica) && is_good(replica))
         .count();
     let wanted = usize::from(volume.spec.repl);
     if staying < wanted {
@@ -381,7 +383,7 @@ pub(super) fn surplus(
         let mut rest: Vec<&Replica> = members().filter(|replica| !leaving(replica)).collect();
         // The newest before the others, and the one here last: it spares the network.
         rest.reverse();
-        rest.sort_by_key(|replica| (in_reach(replica), is_named(replica), here == Some(replica.node)));
+        rest.sort_by_key(|replica| (is_good(replica), is_named(replica), here == Some(replica.node)));
         rest.first().copied().filter(|_| over)
     });
     goes.map(|replica| replica.id)
@@ -393,7 +395,7 @@ fn discards(
     lost: impl Fn(&Replica) -> bool,
     leaving: impl Fn(&Replica) -> bool,
 ) -> Vec<ReplicaChange> {
-    let stays = |replica: &&Replica| replica.made && !leaving(replica);
+    let stays = |replica: &&Replica| replica.made && replica.trouble.is_none() && !leaving(replica);
     let sound = volume.members().filter(stays).count();
     if sound < usize::from(volume.spec.repl) {
         return Vec::new();

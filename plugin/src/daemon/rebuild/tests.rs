@@ -148,3 +148,32 @@ fn one_too_many_leaves_and_not_the_one_here() {
     record.spec.repl = 2;
     assert_eq!(surplus(&record, Some(here), reached, stays), None);
 }
+
+#[test]
+fn one_that_has_failed_is_not_what_the_others_may_leave_for() {
+    let mut record = volume();
+    let third = Replica::new(
+        ReplicaId::from_u128(9),
+        NodeId::from_u128(3),
+        PoolId::from_u128(3),
+        ReplicaState::Member,
+    );
+    record.replicas.push(Replica { made: true, ..third });
+    let (here, reached, stays) = (NodeId::from_u128(1), |_: &Replica| true, |_: &Replica| false);
+    assert_eq!(
+        surplus(&record, Some(here), reached, stays),
+        Some(record.replicas[2].id)
+    );
+    // Its primary has not left it behind yet: with the newest gone too, one copy would be left.
+    record.replicas[1].trouble = Some("it has failed: EIO".to_owned());
+    assert_eq!(
+        surplus(&record, Some(here), reached, stays),
+        Some(record.replicas[1].id),
+        "the one that has failed is the one too many"
+    );
+    let drained = |replica: &Replica| replica.node == NodeId::from_u128(3);
+    assert_eq!(surplus(&record, Some(here), reached, drained), None);
+    // Nor is one discarded that is only behind.
+    record.replicas[2].state = ReplicaState::Stale { tick: Tick::ZERO };
+    assert!(discards(&record, |_| false, stays).is_empty());
+}
