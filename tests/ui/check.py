@@ -18,6 +18,8 @@ from pathlib import Path
 from playwright.sync_api import expect, sync_playwright
 
 PATIENCE = 60_000
+# What the browser itself says of answers that refuse, and of a node that is down: both are meant.
+REFUSALS = ("Failed to load resource: the server responded with a status of 4", "Failed to load resource: net::ERR_")
 SIZES = {"1440": (1440, 900), "390": (390, 844)}
 
 
@@ -109,7 +111,7 @@ def look(browser, nodes, shots):
     page = context.new_page()
     faults = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda said: faults.append(said.text) if said.type == "error" and "401" not in said.text and "403" not in said.text and "ERR_" not in said.text else None)
+    page.on("console", lambda said: faults.append(said.text) if said.type == "error" and not said.text.startswith(REFUSALS) else None)
     foreign = []
     page.on("request", lambda request: foreign.append(request.url) if not request.url.startswith((address, "data:")) else None)
 
