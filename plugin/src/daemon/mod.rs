@@ -21,6 +21,7 @@ mod membership;
 mod metrics;
 mod network;
 mod node;
+mod phases;
 mod pools;
 mod rebuild;
 mod reconcile;

@@ -41,6 +41,15 @@ fn a_dead_holder_is_not_waited_for_again_after_its_lease() {
         took.push(start.elapsed());
         let mounted = mounting.join().expect("mounted");
         println!("its record after {:?}, mounted after {mounted:?}", took.last());
+        let log = cluster.nodes[1].log();
+        let told = log
+            .lines()
+            .rfind(|line| line.contains("taken over: "))
+            .unwrap_or_default();
+        println!("{told}");
+        for phase in ["survey", "attach", "opening", "device", "file system", "in all"] {
+            assert!(told.contains(&format!("{phase} ")), "{phase}: {told}");
+        }
         cluster.nodes[0].signal(Signal::SIGCONT);
         let is_healed =
             || cluster.nodes[0].volume_mounts().is_empty() && in_sync(&cluster.volume(1, "v")) == 2;
