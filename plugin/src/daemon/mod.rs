@@ -23,6 +23,7 @@ mod metrics;
 mod network;
 mod news;
 mod node;
+mod phases;
 mod pools;
 mod rebuild;
 mod reconcile;

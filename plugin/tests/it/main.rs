@@ -13,6 +13,7 @@ mod api;
 mod cli;
 mod client;
 mod cluster;
+mod creation;
 mod daemon;
 mod driver;
 mod hundred;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use bulkhead_cluster::store::{Options, Store, open};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use parking_lot::{Mutex, MutexGuard};
@@ -344,6 +345,20 @@ impl Node {
             "what is shown and what is on disk: {found:?}"
         );
         found
+    }
+
+    /// Looks into its embedded store, or changes it, as another process would.
+    pub(crate) fn in_store<T>(&self, with: impl AsyncFnOnce(&dyn Store) -> T) -> T {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let options = Options {
+                prefix: "bulkhead/bulkhead/".to_owned(),
+                ..Options::default()
+            };
+            let url = format!("sqlite://{}", self.path("store.db").display());
+            let store = open(&url, &options).await.expect("the store opens");
+            with(&*store).await
+        })
     }
 
     pub(crate) fn children(&self) -> usize {

@@ -64,9 +64,9 @@ fn a_generated_script_makes_a_cluster_and_uninstall_leaves_nothing() -> Result<(
     // It does what it is there for.
     let docker = Dockerd::start(&hosts[0])?;
     image::busybox(&docker)?;
-    docker.run("volume create -d bulkhead v")?;
-    docker.run("run --rm -v v:/data busybox touch /data/kept")?;
-    let volume = json(0, "volume inspect v")?;
+    docker.run("volume create -d bulkhead shop")?;
+    docker.run("run --rm -v shop:/data busybox touch /data/kept")?;
+    let volume = json(0, "volume inspect shop")?;
     let replicas = volume[0]["replicas"].as_array().map(Vec::len);
     ensure!(
         replicas == Some(2),
@@ -80,8 +80,8 @@ fn a_generated_script_makes_a_cluster_and_uninstall_leaves_nothing() -> Result<(
         .find(|host| host.hostname() == home)
         .context("a node")?;
     let told = home.sh(&format!("{BINARY} uninstall --yes")).fails()?;
-    ensure!(told.contains("counts on this node for v"), "{told}");
-    docker.run("volume rm v")?;
+    ensure!(told.contains("counts on this node for shop"), "{told}");
+    docker.run("volume rm shop")?;
     drop(docker);
     wait::until("its replicas are gone", Duration::from_secs(30), || {
         let nodes = json(0, "node list")?;

@@ -283,7 +283,7 @@ impl<P: Payload> Primary<P> {
             Event::Record { record, revision } => {
                 let epoch = record.epoch;
                 self.last_contact = self.now;
-                self.record_seen(record, revision, out);
+                self.record_read(record, revision, out);
                 self.resolve_doubt(Some(epoch), out);
                 self.stirred = true;
             }
