@@ -50,7 +50,7 @@ function size(bytes) {
 }
 const when = (moment) => (moment ? new Date(moment).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }) : "–");
 /** A sentence in which commands stand between backticks. */
-const words = (text) => (text || "").split("`").map((part, n) => (n % 2 ? el("code", {}, part) : part));
+const words = (text) => text && text.split("`").map((part, n) => (n % 2 ? el("code", {}, part) : part));
 const link = (kind, name) => el("a", { href: `#/${kind}/${encodeURIComponent(name)}` }, name);
 const pill = (text, healthy, soft) => el("span", { class: `pill ${healthy ? "good" : soft ? "warn" : "bad"}` }, text);
 const volumePill = (volume) => pill(volume.state, volume.healthy, volume.state === "degraded");

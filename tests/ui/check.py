@@ -179,12 +179,14 @@ def look(browser, nodes, shots):
     page.keyboard.press("Tab")
     if page.evaluate("document.activeElement.className") != "skip":
         raise SystemExit("the first stop of the keyboard is not the way to the content")
+    page.evaluate("document.activeElement.blur()")
 
     # A node goes down while the page is open, and comes back.
     nodes[1].stop()
     expect(main).to_contain_text("gives no sign of life", timeout=PATIENCE)
     expect(main).to_contain_text("needs attention")
     expect(main).not_to_contain_text("Nothing is wrong that is known", timeout=PATIENCE)
+    expect(main).to_contain_text("shop shows its replicas", timeout=PATIENCE)
     if shots:
         page.screenshot(path=shots / "node-down-1440-light.png", full_page=True)
     nodes[1].start()

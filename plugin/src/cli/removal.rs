@@ -2,7 +2,6 @@
 //! only when told to; neither takes what the cluster counts on, unless somebody insists.
 
 use std::fs;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
+use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
@@ -30,6 +30,8 @@ const SYSTEMD: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(200);
 /// Where units are that were not put there by a package.
 const UNITS: [&str; 2] = ["/etc/systemd/system", "/usr/local/lib/systemd/system"];
+/// Where packages put theirs: stopped, and left to them.
+const PACKAGED: [&str; 2] = ["/usr/lib/systemd/system", "/lib/systemd/system"];
 /// The log of a daemon without systemd, as the generated script starts it.
 const LOG: &str = "/var/log/bulkhead.log";
 
@@ -70,6 +72,13 @@ pub(super) async fn uninstall(
     let daemon = runs(client).await;
     let (mut wipe, mut going, obstacle) = match &daemon {
         Some(status) => {
+            if Wipe::whose(&config).map_err(|error| said(&error))?.as_ref() != Some(&status.node_id) {
+                return Err(CliError::Refused(format!(
+                    "the daemon at {} is not the one whose state is in {}; name its settings, as --state-dir",
+                    client.socket().display(),
+                    config.state_dir.display()
+                )));
+            }
             let going = of_daemon(client, status, &config).await?;
             (None, going, unused(client, status).await.err())
         }
@@ -93,7 +102,7 @@ pub(super) async fn uninstall(
         return shown(printer, &args, "take Bulkhead off this machine", &going, obstacle);
     }
     if daemon.is_some() {
-        stop(client, &config).await?;
+        stop(client).await?;
         wipe = begin(config).await?;
     }
     let mut stays = Vec::new();
@@ -276,20 +285,17 @@ fn there(mut things: Vec<Going>) -> Vec<Going> {
 }
 
 /// Ends the daemon in order, and keeps it from starting again.
-async fn stop(client: &Client, config: &Config) -> Result<(), CliError> {
-    if Path::new("/run/systemd/system").exists() {
+async fn stop(client: &Client) -> Result<(), CliError> {
+    let is_unit = |dir: &&str| Path::new(dir).join("bulkhead.service").exists();
+    if Path::new("/run/systemd/system").exists() && UNITS.iter().chain(&PACKAGED).any(is_unit) {
         systemctl(&["disable", "--now", "bulkhead.socket", "bulkhead.service"]).await?;
     }
     let stopped = async {
         let end = Instant::now() + STOP;
         let mut told = false;
-        while UnixStream::connect(client.socket()).is_ok() {
-            if !told {
-                let pid = fs::read_to_string(config.state_dir.join("daemon.lock")).ok();
-                let pid = pid.and_then(|text| text.trim().parse().ok());
-                let pid = pid.ok_or_else(|| {
-                    CliError::Failed("which process the daemon is cannot be read".to_owned())
-                })?;
+        while let Ok(stream) = UnixStream::connect(client.socket()).await {
+            // Whoever answers there, and nobody else.
+            if !told && let Some(pid) = stream.peer_cred().ok().and_then(|peer| peer.pid()) {
                 told = kill(Pid::from_raw(pid), Signal::SIGTERM).is_ok();
             }
             if Instant::now() >= end {

@@ -111,6 +111,14 @@ impl Wipe {
         }))
     }
 
+    /// The node whose state is in the directory, if there is one.
+    pub(crate) fn whose(config: &Config) -> Result<Option<String>, WipeError> {
+        let found = Identity::read(&config.state_dir);
+        let found =
+            found.map_err(|error| failed("this node's identity cannot be read")(&format!("{error:#}")))?;
+        Ok(found.map(|(node, _)| node.to_string()))
+    }
+
     fn all_pools(&self) -> Vec<PoolInfo> {
         self.pools.as_ref().map(Pools::list).unwrap_or_default()
     }
@@ -296,6 +304,7 @@ fn files(config: &Config) -> Vec<PathBuf> {
         config.control_socket.clone(),
         config.docker.socket.clone(),
         config.run_dir.join("daemon.lock"),
+        config.run_dir.join("instance"),
     ]);
     files
 }
