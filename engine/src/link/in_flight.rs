@@ -3,7 +3,7 @@
 use super::error::{CloseReason, SendError};
 use crate::io::Data;
 use crate::machine::Payload;
-use crate::machine::protocol::{Reply, Request, RequestId};
+use crate::machine::protocol::{Reply, Request, RequestId, digest_count};
 use crate::wire::{Header, Kind};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ enum Awaits {
     Chunk(u64),
     Changed,
     Hashed,
+    /// Exactly so many.
+    Digests(u64),
     Inspected,
     Done,
 }
@@ -30,6 +32,9 @@ impl Awaits {
             Request::Copy(range) => Self::Chunk(range.len),
             Request::Changed { .. } => Self::Changed,
             Request::Hash(_) => Self::Hashed,
+            Request::Digests { range, block } => {
+                Self::Digests(digest_count(*range, *block).unwrap_or_default())
+            }
             Request::Inspect(_) => Self::Inspected,
             _ => Self::Done,
         }
@@ -52,6 +57,7 @@ impl Awaits {
             Reply::Chunk { content: None, .. } => matches!(self, Self::Chunk(_)),
             Reply::Changed { .. } => self == Self::Changed,
             Reply::Hashed(_) => self == Self::Hashed,
+            Reply::Digests { blocks, .. } => self == Self::Digests(blocks.len() as u64),
             Reply::Inspected(_) => self == Self::Inspected,
             Reply::Done => self == Self::Done,
             // Whatever was asked, it may be refused or have failed.

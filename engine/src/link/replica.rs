@@ -193,6 +193,11 @@ fn answer_cost(request: &Request<Data>) -> usize {
         Request::Read(range) | Request::Copy(range) | Request::Hash(range) => {
             usize::try_from(range.len).unwrap_or(MAX_DATA).min(MAX_DATA)
         }
+        // What is read, and the list that comes of it, which may be half as long.
+        Request::Digests { range, .. } => {
+            let read = usize::try_from(range.len).unwrap_or(MAX_DATA).min(MAX_DATA);
+            read + read / 2
+        }
         Request::Changed { limit, .. } => (*limit as usize).min(MAX_LIST) * ENTRY_COST,
         _ => 0,
     }

@@ -139,6 +139,12 @@ faults! {
     CopyStampEarly = "copy-stamped-early",
     /// The pieces of a copy leave the stamp of their chunk as it is until the last one has come (D2).
     PieceNotMarked = "piece-not-marked",
+    /// A copy compares before the range is locked (R4).
+    CompareWithoutLock = "compare-without-lock",
+    /// The last blocks of a chunk that differ are not copied (R4).
+    BlocksLeftOut = "blocks-left-out",
+    /// The stamp of a chunk that was compared is set before its differing blocks are copied (D2).
+    StampedBeforeBlocks = "stamped-before-blocks",
     /// A failure is not noted on disk (D6).
     FailureNotNoted = "failure-not-noted",
     /// A write waits for the commit under way, which does not carry its intent bit (D1).
@@ -229,6 +235,10 @@ faults! {
     FailNotTold = "fail-not-told",
     /// A release does not wait for operations under way (L4).
     ReleaseNotAwaited = "release-not-awaited",
+    /// A member that was dismissed goes though another one has been lost since (L2).
+    DismissedAnyway = "dismissed-anyway",
+    /// A record of an older revision than the known one is always passed over, also if the store has none newer (T3).
+    OlderStoreOverlooked = "older-store-overlooked",
 }
 
 /// The faults that a machine has.

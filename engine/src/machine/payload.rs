@@ -11,6 +11,9 @@ pub trait Payload: Clone {
 
     /// A digest by which copies are compared: zero if and only if every byte is zero, so that a hole equals zeroes.
     fn digest(&self) -> u128;
+
+    /// The digest of each block of `block` bytes, the last of which may be shorter.
+    fn digests(&self, block: u32) -> Vec<u128>;
 }
 
 /// The digest of bytes.
@@ -21,6 +24,11 @@ pub fn digest(bytes: &[u8]) -> u128 {
     xxh3_128(bytes).max(1)
 }
 
+/// The digests of the blocks of bytes.
+pub fn digests(bytes: &[u8], block: u32) -> Vec<u128> {
+    bytes.chunks(block.max(1) as usize).map(digest).collect()
+}
+
 impl Payload for Data {
     fn size(&self) -> u64 {
         self.len() as u64
@@ -28,6 +36,10 @@ impl Payload for Data {
 
     fn digest(&self) -> u128 {
         digest(self)
+    }
+
+    fn digests(&self, block: u32) -> Vec<u128> {
+        digests(self, block)
     }
 }
 

@@ -125,8 +125,27 @@ pub enum Request<P> {
     Fail(FailCause),
     /// Asks for a digest of a range, in order to compare members.
     Hash(ByteRange),
+    /// Asks for a digest of each block of a range in one chunk: what a copy compares, so that it moves only what differs.
+    Digests {
+        /// The range.
+        range: ByteRange,
+        /// Bytes in a block; the last one may be shorter.
+        block: u32,
+    },
     /// Asks what the replica says of itself, without a session and without any effect.
     Inspect(ReplicaIdentity),
+}
+
+/// The smallest block that digests are asked for, in bytes.
+pub const MIN_DIGEST_BLOCK: u32 = 512;
+/// The most blocks whose digests are asked for at once.
+pub const MAX_DIGESTS: u64 = 2048;
+
+/// How many digests answer for a range in blocks of this size; none if such a question is not asked.
+pub fn digest_count(range: ByteRange, block: u32) -> Option<u64> {
+    let is_block = block >= MIN_DIGEST_BLOCK && block.is_power_of_two();
+    let count = is_block.then(|| range.len.div_ceil(u64::from(block)))?;
+    (count <= MAX_DIGESTS).then_some(count)
 }
 
 /// What a replica says of itself when a session is opened.
@@ -209,6 +228,13 @@ pub enum Reply<P> {
     },
     /// To Hash: zero if and only if every byte is zero.
     Hashed(u128),
+    /// To Digests.
+    Digests {
+        /// One for each block, in order, as in Hashed.
+        blocks: Vec<u128>,
+        /// The chunk's stamp.
+        stamp: Tick,
+    },
     /// To Inspect.
     Inspected(Inspected),
     /// There is no space. Nothing is known of the range's content; the replica goes on.

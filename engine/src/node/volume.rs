@@ -238,6 +238,14 @@ impl Volume {
             .unwrap_or(Err(IoError::Io))
     }
 
+    /// A member is not wanted any more: it leaves the record while the volume is served, if another one is sound. Whether it
+    /// has left the record tells.
+    pub fn dismiss(&self, replica: ReplicaId) {
+        if let Some(this) = self.myself.upgrade() {
+            this.post(Event::Dismiss { replica });
+        }
+    }
+
     /// What a watch of the store has shown of the volume's record. It may be old.
     pub fn record_seen(&self, record: Record, revision: Revision) {
         if let Some(this) = self.myself.upgrade() {

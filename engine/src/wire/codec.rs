@@ -4,7 +4,7 @@ use super::{Kind, WireError};
 use crate::format::{FailCause, ReplicaIdentity};
 use crate::geometry::{ByteRange, Chunk};
 use crate::ids::{ClusterId, Epoch, Incarnation, ReplicaId, Tick, VolumeId};
-use crate::machine::protocol::{Role, StampRule};
+use crate::machine::protocol::{MAX_DIGESTS, Role, StampRule};
 use std::time::Duration;
 
 /// Bytes of one entry of a list: chunk and stamp.
@@ -92,6 +92,14 @@ impl Put<'_> {
         for (chunk, tick) in entries {
             self.u32(chunk.0);
             self.tick(*tick);
+        }
+    }
+
+    /// A list of at most [`MAX_DIGESTS`], which the caller has checked.
+    pub(super) fn digests(&mut self, digests: &[u128]) {
+        self.u32(u32::try_from(digests.len()).unwrap_or(u32::MAX));
+        for digest in digests {
+            self.bytes(&digest.to_le_bytes());
         }
     }
 }
@@ -241,23 +249,36 @@ impl<'a> Take<'a> {
     }
 
     /// The number of entries is checked against the bytes that are there before any memory is asked for.
-    pub(super) fn entries(&mut self) -> Result<Vec<(Chunk, Tick)>, WireError> {
+    /// How many entries follow, `max` at most.
+    fn count(&mut self, what: &'static str, max: u64) -> Result<usize, WireError> {
         let count = self.u32()?;
-        if count as usize > super::MAX_LIST {
+        if u64::from(count) > max {
             return Err(WireError::TooLong {
                 kind: self.kind,
-                what: "entries",
+                what,
                 len: u64::from(count),
-                max: super::MAX_LIST as u64,
+                max,
             });
         }
-        let bytes = self.bytes(count as usize * ENTRY_LEN)?;
-        let mut entries = Vec::with_capacity(count as usize);
+        Ok(count as usize)
+    }
+
+    pub(super) fn entries(&mut self) -> Result<Vec<(Chunk, Tick)>, WireError> {
+        let count = self.count("entries", super::MAX_LIST as u64)?;
+        let bytes = self.bytes(count * ENTRY_LEN)?;
+        let mut entries = Vec::with_capacity(count);
         let mut taker = Take::new(self.kind, bytes);
         for _ in 0..count {
             entries.push((taker.chunk()?, taker.tick()?));
         }
         Ok(entries)
+    }
+
+    pub(super) fn digests(&mut self) -> Result<Vec<u128>, WireError> {
+        let count = self.count("digests", MAX_DIGESTS)?;
+        let bytes = self.bytes(count * 16)?;
+        let digests = bytes.as_chunks::<16>().0.iter();
+        Ok(digests.map(|digest| u128::from_le_bytes(*digest)).collect())
     }
 }
 

@@ -62,6 +62,8 @@ kinds! {
     Hash = 15,
     /// Asks what the replica says of itself.
     Inspect = 16,
+    /// Asks for the digests of the blocks of a range.
+    Digests = 17,
     /// Answers Open.
     Opened = 65,
     /// Done.
@@ -84,6 +86,8 @@ kinds! {
     Hashed = 74,
     /// Answers Inspect.
     Inspected = 75,
+    /// Answers Digests.
+    DigestList = 76,
     /// Are you there?
     Ping = 129,
     /// I am.
@@ -119,7 +123,7 @@ impl Kind {
     /// The most metadata that it may carry, in bytes.
     pub const fn max_meta(self) -> usize {
         match self {
-            Self::Stamp | Self::ChangedChunks => MAX_META,
+            Self::Stamp | Self::ChangedChunks | Self::DigestList => MAX_META,
             Self::Farewell => MAX_TEXT + FIXED_META,
             _ => FIXED_META,
         }

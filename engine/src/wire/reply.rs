@@ -3,7 +3,7 @@
 use super::codec::{Put, Take};
 use super::request::check_list;
 use super::{Kind, WireError};
-use crate::machine::protocol::{Inspected, Opened, Refusal, Reply};
+use crate::machine::protocol::{Inspected, MAX_DIGESTS, Opened, Refusal, Reply};
 
 /// Appends the metadata; hands back the type and the data.
 pub(super) fn encode<'a, P>(
@@ -29,6 +29,11 @@ pub(super) fn encode<'a, P>(
             }
         }
         Reply::Hashed(digest) => put.bytes(&digest.to_le_bytes()),
+        Reply::Digests { blocks, stamp } => {
+            put.tick(*stamp);
+            check_count(kind, blocks.len() as u64)?;
+            put.digests(blocks);
+        }
         Reply::Inspected(inspected) => encode_inspected(put, inspected),
         Reply::Failed(cause) => put.cause(*cause),
         Reply::Refused(refusal) => encode_refusal(put, *refusal),
@@ -57,6 +62,10 @@ pub(super) fn decode<P>(kind: Kind, take: &mut Take<'_>, data: Option<P>) -> Res
             },
         },
         Kind::Hashed => Reply::Hashed(take.digest()?),
+        Kind::DigestList => Reply::Digests {
+            stamp: take.tick()?,
+            blocks: take.digests()?,
+        },
         Kind::Inspected => Reply::Inspected(decode_inspected(take)?),
         Kind::NoSpace => Reply::NoSpace,
         Kind::Unreadable => Reply::Unreadable,
@@ -77,10 +86,23 @@ pub(super) const fn kind_of<P>(reply: &Reply<P>) -> Kind {
         Reply::NoSpace => Kind::NoSpace,
         Reply::Unreadable => Kind::Unreadable,
         Reply::Hashed(_) => Kind::Hashed,
+        Reply::Digests { .. } => Kind::DigestList,
         Reply::Inspected(_) => Kind::Inspected,
         Reply::Failed(_) => Kind::Failed,
         Reply::Refused(_) => Kind::Refused,
     }
+}
+
+fn check_count(kind: Kind, len: u64) -> Result<(), WireError> {
+    if len > MAX_DIGESTS {
+        return Err(WireError::TooLong {
+            kind,
+            what: "digests",
+            len,
+            max: MAX_DIGESTS,
+        });
+    }
+    Ok(())
 }
 
 fn encode_opened(put: &mut Put<'_>, opened: &Opened) {

@@ -4,7 +4,7 @@ use super::codec::{Put, Take};
 use super::{Kind, MAX_DATA, MAX_LIST, WireError};
 use crate::geometry::{ByteRange, Chunk};
 use crate::ids::Tick;
-use crate::machine::protocol::{Open, Request};
+use crate::machine::protocol::{Open, Request, digest_count};
 
 /// Appends the metadata; hands back the type and the data.
 pub(super) fn encode<'a, P>(
@@ -21,6 +21,11 @@ pub(super) fn encode<'a, P>(
         Request::Read(range) | Request::Copy(range) | Request::Hash(range) => {
             check_answerable(kind, *range)?;
             put.range(*range);
+        }
+        Request::Digests { range, block } => {
+            check_digests(kind, *range, *block)?;
+            put.range(*range);
+            put.u32(*block);
         }
         Request::Write {
             offset,
@@ -106,6 +111,11 @@ pub(super) fn decode<P>(kind: Kind, take: &mut Take<'_>, data: Option<P>) -> Res
         },
         Kind::Fail => Request::Fail(take.cause()?),
         Kind::Hash => Request::Hash(take_answerable(kind, take)?),
+        Kind::Digests => {
+            let (range, block) = (take_answerable(kind, take)?, take.u32()?);
+            check_digests(kind, range, block)?;
+            Request::Digests { range, block }
+        }
         Kind::Inspect => Request::Inspect(take.identity()?),
         other => return Err(WireError::UnknownKind(other.number())),
     })
@@ -129,6 +139,7 @@ pub(super) const fn kind_of<P>(request: &Request<P>) -> Kind {
         Request::Release { .. } => Kind::Release,
         Request::Fail(_) => Kind::Fail,
         Request::Hash(_) => Kind::Hash,
+        Request::Digests { .. } => Kind::Digests,
         Request::Inspect(_) => Kind::Inspect,
     }
 }
@@ -175,6 +186,15 @@ fn check_answerable(kind: Kind, range: ByteRange) -> Result<(), WireError> {
         return Err(WireError::Value { kind, what: "range" });
     }
     Ok(())
+}
+
+/// A list of digests that would be too long is refused before it is made.
+fn check_digests(kind: Kind, range: ByteRange, block: u32) -> Result<(), WireError> {
+    check_answerable(kind, range)?;
+    match digest_count(range, block) {
+        Some(_) => Ok(()),
+        None => Err(WireError::Value { kind, what: "block" }),
+    }
 }
 
 fn take_answerable(kind: Kind, take: &mut Take<'_>) -> Result<ByteRange, WireError> {

@@ -7,7 +7,7 @@ use crate::ids::{ClusterId, Epoch, Incarnation, NodeId, ReplicaId, Tick, VolumeI
 use crate::io::{ALIGN, Data};
 use crate::machine::Payload;
 use crate::machine::protocol::{
-    Inspected, Open, Opened, Refusal, Reply, Request, RequestId, Role, StampRule,
+    Inspected, MAX_DIGESTS, Open, Opened, Refusal, Reply, Request, RequestId, Role, StampRule,
 };
 use proptest::prelude::*;
 use std::io::{self, IoSliceMut, Read};
@@ -24,6 +24,10 @@ impl Payload for Bytes {
 
     fn digest(&self) -> u128 {
         crate::machine::payload::digest(&self.0)
+    }
+
+    fn digests(&self, block: u32) -> Vec<u128> {
+        crate::machine::payload::digests(&self.0, block)
     }
 }
 
@@ -159,6 +163,13 @@ fn entries() -> impl Strategy<Value = Vec<(Chunk, Tick)>> {
     ]
 }
 
+fn digests() -> impl Strategy<Value = Vec<u128>> {
+    prop_oneof![
+        9 => proptest::collection::vec(any::<u128>(), 0..50),
+        1 => Just((0..MAX_DIGESTS as u128).collect::<Vec<_>>()),
+    ]
+}
+
 fn payload() -> impl Strategy<Value = Bytes> {
     prop_oneof![
         8 => proptest::collection::vec(any::<u8>(), 1..6000),
@@ -219,6 +230,10 @@ fn request() -> impl Strategy<Value = Request<Bytes>> {
         tick().prop_map(|settled| Request::Release { settled }),
         cause().prop_map(Request::Fail),
         range(MAX_DATA as u64).prop_map(Request::Hash),
+        (range(MAX_DATA as u64), 9..=20u32).prop_map(|(range, power)| Request::Digests {
+            range,
+            block: 1 << power
+        }),
         identity().prop_map(Request::Inspect),
     ]
 }
@@ -244,6 +259,7 @@ fn reply() -> impl Strategy<Value = Reply<Bytes>> {
     );
     prop_oneof![
         any::<u128>().prop_map(Reply::Hashed),
+        (digests(), tick()).prop_map(|(blocks, stamp)| Reply::Digests { blocks, stamp }),
         inspected.prop_map(
             |((incarnation, epoch, durable, settled), (whole, clean, failed, unsettled, suspect))| {
                 Reply::Inspected(Inspected {

@@ -113,6 +113,48 @@ fn what_a_load_has_written_is_read_from_every_node() {
 }
 
 #[test]
+fn a_member_that_is_not_wanted_leaves_while_the_volume_is_used() {
+    for (members, primary, leaving) in [(vec![0, 1, 2], 0, 2), (vec![0, 1], 0, 0), (vec![0, 1], 2, 1)] {
+        let cluster = Cluster::new(3);
+        let store = cluster.volume(1, &members);
+        let volume = cluster.open(1, primary, &store).unwrap();
+        let load = Load::start(&volume, 3, 1000, Duration::ZERO);
+        load.wait_for(500);
+        volume.dismiss(replica_id(1, leaving));
+        wait_until("it has left", || {
+            store.state_of(replica_id(1, leaving)) != MemberState::Member
+        });
+        load.wait_for(500);
+        // It is brought up to date again, as long as the record has it: nobody has said that it is to be discarded.
+        let written = load.stop();
+        assert!(!written.failed, "nobody has noticed");
+        written.check(&volume);
+        // The last one that is sound stays.
+        wait_until("it is a member again", || {
+            store.state_of(replica_id(1, leaving)) == MemberState::Member
+        });
+        volume.close(soon()).unwrap();
+        cluster.assert_identical(1, &members);
+    }
+}
+
+#[test]
+fn the_last_sound_member_stays_whoever_dismisses_it() {
+    let cluster = Cluster::new(2);
+    let store = cluster.volume(1, &[0]);
+    let volume = cluster.open(1, 0, &store).unwrap();
+    for _ in 0..3 {
+        volume.dismiss(replica_id(1, 0));
+        volume.dismiss(replica_id(1, 1));
+        write(&volume, 3, 9).unwrap();
+    }
+    volume.flush().unwrap();
+    assert_eq!(store.state_of(replica_id(1, 0)), MemberState::Member);
+    assert_eq!(read(&volume, 3).unwrap(), 9);
+    volume.close(soon()).unwrap();
+}
+
+#[test]
 fn many_volumes_share_the_nodes() {
     const VOLUMES: u128 = 12;
     let cluster = Cluster::new(3);

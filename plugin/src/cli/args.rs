@@ -69,9 +69,31 @@ pub enum Command {
     Events(EventsArgs),
     /// Show what is wrong now, and what to do
     Alerts,
+    /// Show live what the volumes that are attached on this node serve: requests, bytes, how long they take
+    Top {
+        /// Between looks
+        #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+        interval: std::time::Duration,
+        /// So many looks, and no more
+        #[arg(long, value_name = "COUNT")]
+        count: Option<u64>,
+    },
+    /// Look whether this machine has what Bulkhead needs: kernel, programs, clock, disks, Docker, store, other nodes
+    Doctor,
+    /// Gather what support needs into a tarball, without secrets
+    Diags {
+        /// The tarball; one named by the time if this is left out
+        #[arg(long, short = 'f', value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
     /// Tokens: who may use the API over the network
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Write manual pages, one for each command
+    Man {
+        /// Into which directory, such as /usr/local/share/man/man1
+        directory: PathBuf,
+    },
     /// Print a completion script, for example `bulkhead completion bash > /etc/bash_completion.d/bulkhead`
     Completion {
         /// For which shell
@@ -117,6 +139,17 @@ pub enum VolumeCommand {
         /// Their names
         #[arg(required = true)]
         names: Vec<String>,
+    },
+    /// Change how many replicas a volume has, or where they may be, while it is used
+    Update {
+        /// Its name
+        name: String,
+        /// Number of replicas
+        #[arg(long)]
+        repl: Option<u8>,
+        /// Nodes that may hold replicas, such as "n1,n2"; "" for all
+        #[arg(long, value_name = "NODES")]
+        nodes: Option<String>,
     },
     /// Compare the members of a volume while it is used; runs on the node where it is attached
     Verify {
@@ -167,6 +200,31 @@ pub enum NodeCommand {
         /// Their names or ids
         names: Vec<String>,
     },
+    /// Move the replicas of a node to other nodes, and give it no new ones; waits until it is empty
+    Drain {
+        /// Its name or id
+        name: String,
+        /// Take it back into full service instead; what has been moved stays where it is
+        #[arg(long)]
+        undo: bool,
+        /// Only say what would have to be moved
+        #[arg(long, conflicts_with = "undo")]
+        dry_run: bool,
+        /// Do not wait until it is empty
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Take a node out of service while someone works on it; its replicas are not made anew elsewhere
+    #[command(subcommand)]
+    Maintenance(MaintenanceCommand),
+    /// Give a node up for good; refused while it has volumes and lives, or while a last copy would be lost
+    Decommission {
+        /// Its name or id
+        name: String,
+        /// Only say whether it can be
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Set and remove labels of a node; `zone` and `rack` steer where replicas go
     Label {
         /// Its name or id
@@ -174,6 +232,21 @@ pub enum NodeCommand {
         /// KEY=VALUE sets a label, KEY- removes one
         #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
         labels: Vec<String>,
+    },
+}
+
+/// Commands about work on a node.
+#[derive(Debug, Subcommand)]
+pub enum MaintenanceCommand {
+    /// Begin; refused while volumes are in use on it, or need it
+    Enter {
+        /// Its name or id
+        name: String,
+    },
+    /// End
+    Exit {
+        /// Its name or id
+        name: String,
     },
 }
 

@@ -10,7 +10,7 @@ use super::progress::waiting;
 use super::{CliError, Code};
 use crate::api::encode;
 use crate::options::{format_size, parse};
-use crate::service::{ClassRequest, ClassView, DefaultClass};
+use crate::service::{ClassRequest, ClassView, DefaultClass, Done};
 
 pub(super) async fn run(client: &Client, printer: &Printer, command: ClassCommand) -> Result<Code, CliError> {
     match command {
@@ -72,7 +72,7 @@ async fn default(
     none: bool,
 ) -> Result<Code, CliError> {
     if name.is_some() || none {
-        client
+        let _: Done = client
             .put("/default-class", &DefaultClass { class: name.clone() })
             .await?;
     }

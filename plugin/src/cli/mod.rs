@@ -6,8 +6,12 @@ mod class;
 mod client;
 mod cluster;
 mod delete;
+mod diags;
+mod doctor;
 mod events;
 mod exit;
+mod life;
+mod man;
 mod node;
 mod pool;
 mod print;
@@ -15,6 +19,7 @@ mod progress;
 mod replica;
 mod status;
 mod token;
+mod top;
 mod verify;
 mod volume;
 
@@ -51,6 +56,10 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Replica(command) => replica::run(&printer, command),
         Command::Events(args) => events::run(&client, &printer, &args).await,
         Command::Alerts => events::alerts(&client, &printer).await,
+        Command::Top { interval, count } => top::run(&client, &printer, interval, count).await,
+        Command::Diags { file } => diags::run(&client, &printer, file).await,
+        Command::Doctor => doctor::run(&client, &printer).await,
+        Command::Man { directory } => man::run(&printer, &directory),
         Command::Token(command) => token::run(&client, &printer, command).await,
         Command::Completion { shell } => printer.bytes(&completion(shell)),
         // `main` takes it before the runtime starts.

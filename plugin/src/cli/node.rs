@@ -6,7 +6,7 @@ use super::args::NodeCommand;
 use super::client::Client;
 use super::print::{Lines, Printer, age, moment, table};
 use super::progress::waiting;
-use super::{CliError, Code};
+use super::{CliError, Code, life};
 use crate::api::encode;
 use crate::options::{check_label, format_size};
 use crate::service::{LabelChange, NodeView};
@@ -25,6 +25,23 @@ pub(super) async fn run(client: &Client, printer: &Printer, command: NodeCommand
             printer.value(&nodes, |nodes| {
                 nodes.iter().map(details).collect::<Vec<_>>().join("\n")
             })?;
+        }
+        NodeCommand::Drain {
+            name,
+            undo,
+            dry_run,
+            no_wait,
+        } => {
+            let wish = life::Drain {
+                undo,
+                dry_run,
+                wait: !no_wait,
+            };
+            return life::drain(client, printer, &name, &wish).await;
+        }
+        NodeCommand::Maintenance(command) => return life::maintenance(client, printer, &command).await,
+        NodeCommand::Decommission { name, dry_run } => {
+            return life::decommission(client, printer, &name, dry_run).await;
         }
         NodeCommand::Label { name, labels } => {
             let change = changes(&labels)?;

@@ -9,7 +9,7 @@ use super::client::Client;
 use super::delete::delete_all;
 use super::print::{Lines, Printer, age, moment, span, table};
 use super::progress::waiting;
-use super::{CliError, Code, verify};
+use super::{CliError, Code, life, verify};
 use crate::api::encode;
 use crate::options::{InlineSpec, format_size};
 use crate::service::{AttachedView, ForceRequest, ForceView, ReplicaView, VerifyRequest, VolumeView};
@@ -42,6 +42,9 @@ pub(super) async fn run(
             source,
             stop,
         } => verify::run(client, printer, &name, &VerifyRequest { repair, source }, stop).await,
+        VolumeCommand::Update { name, repl, nodes } => {
+            life::update(client, printer, &name, repl, nodes.as_deref()).await
+        }
         VolumeCommand::ForcePrimary {
             name,
             replica,

@@ -18,6 +18,7 @@ mod daemon;
 mod driver;
 mod hundred;
 mod last_resort;
+mod life;
 mod malformed;
 mod node;
 mod repair;

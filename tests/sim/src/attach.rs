@@ -208,7 +208,7 @@ impl World {
     pub(crate) fn serving(&mut self, node: usize, term: u32) {
         tell!(self, "node {node}: primary {term} serves");
         self.outcome.served += 1;
-        if self.restored.must_refuse {
+        if self.restored.must_refuse && !self.was_before_the_restored(node) {
             self.check_restored(node, term);
             return;
         }
@@ -224,7 +224,8 @@ impl World {
             .collect();
         let here = |&&member: &&usize| {
             let at = &self.nodes[member];
-            let member = self.store.record.is_member(self.rid(member));
+            let by_store = self.store.record.is_member(self.rid(member));
+            let member = by_store || self.restored.at.is_some();
             // A primary that is about to learn that it was replaced may count on members that are none.
             at.powered && !at.failed && at.disk.is_some() && member
         };

@@ -13,6 +13,7 @@ impl World {
     pub(crate) fn audit(&mut self) {
         self.at(self.now + 100 * MS, Ev::Audit);
         let now = self.now;
+        self.look_at_the_restored();
         for node in 0..self.nodes.len() {
             let at = &mut self.nodes[node];
             if at.slow.0 <= now
@@ -38,6 +39,7 @@ impl World {
         }
         self.look_at_the_cut_off();
         self.compare_members();
+        self.compare_rebuilt();
         // A watch that missed something is told sooner or later.
         self.tell_watches(3);
         if self.calm {

@@ -1,6 +1,6 @@
 //! What a plan's entries do to the world.
 
-use bulkhead_engine::machine::primary::Repair;
+use bulkhead_engine::machine::primary::{Event, Repair};
 
 use crate::plan::{MS, Mischief};
 use crate::world::{Ev, World, tell};
@@ -79,6 +79,15 @@ impl World {
                 if let Some(node) = self.served_by() {
                     let repair = if repair { Repair::Majority } else { Repair::No };
                     self.verify(node, repair);
+                }
+            }
+            Mischief::Dismiss { node } => {
+                let replica = self.rid(node);
+                let served_by = self
+                    .served_by()
+                    .and_then(|at| Some((at, self.nodes[at].host.as_ref()?.term)));
+                if let Some((at, term)) = served_by {
+                    self.step_primary(at, term, Event::Dismiss { replica });
                 }
             }
             Mischief::StoreRestored { back } => self.restore_store(back),

@@ -174,7 +174,7 @@ impl World {
             }
             if let Some((_, id, request)) = self.net.conns[conn].requests.pop_front() {
                 let session = SessionId(conn as u64);
-                self.note_request(session, id, &request);
+                self.note_request(to.node, session, id, &request);
                 self.step_replica(to.node, replica::Event::Request { session, id, request });
             }
         }

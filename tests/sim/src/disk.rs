@@ -6,12 +6,18 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use bulkhead_engine::format::{MetaLayout, SUPERBLOCKS_LEN, Slots, Superblock};
-use bulkhead_engine::geometry::{ByteRange, Geometry, SECTOR};
+use bulkhead_engine::format::{
+    MetaLayout, SECTOR_LEN, STAMPS_PER_SECTOR, SUPERBLOCKS_LEN, Slots, Superblock,
+};
+use bulkhead_engine::geometry::{ByteRange, Chunk, Geometry, SECTOR};
+use bulkhead_engine::ids::Tick;
 use bulkhead_engine::machine::Payload;
 use bulkhead_engine::machine::replica::{DiskDone, DiskError, DiskId, DiskOp, MetaWrite};
 
 use crate::rng::Rng;
+
+/// Where the stamps begin in their sector; a checksum ends it.
+const PAYLOAD_AT: usize = SECTOR_LEN - 4 - 8 * STAMPS_PER_SECTOR;
 
 /// What a write carries: for each sector a number, zero where nothing is said.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +44,22 @@ impl Payload for Sectors {
                 .rotate_left(37)
         };
         words.fold(0, mixed)
+    }
+
+    fn digests(&self, block: u32) -> Vec<u128> {
+        let sectors = block / SECTOR as u32;
+        let blocks = (0..self.count.div_ceil(sectors.max(1))).map(|at| at * sectors);
+        let digest = |first: u32| {
+            let inside = |&&(place, _): &&(u32, u64)| (first..first + sectors).contains(&place);
+            let values = self.values.iter().filter(inside);
+            let values = values.map(|&(place, value)| (place - first, value)).collect();
+            Self {
+                count: sectors.min(self.count - first),
+                values: Rc::new(values),
+            }
+            .digest()
+        };
+        blocks.map(digest).collect()
     }
 }
 
@@ -221,6 +243,19 @@ impl Disk {
             }
         }
         Slots::decode(&bytes).ok().map(|slots| slots.newest)
+    }
+
+    /// The stamp of a chunk as a power cut would leave it.
+    pub fn durable_stamp(&self, chunk: Chunk) -> Tick {
+        let place = (MetaLayout::stamps_offset(MetaLayout::stamp_sector_of(chunk)) / SECTOR) as u32;
+        match self.meta.disk.get(&place) {
+            Some(Some(sector)) => {
+                let at = PAYLOAD_AT + chunk.0 as usize % STAMPS_PER_SECTOR * 8;
+                let bits = sector[at..at + 8].iter().rev();
+                Tick::from_bits(bits.fold(0, |sum, &byte| sum << 8 | u64::from(byte)))
+            }
+            _ => Tick::ZERO,
+        }
     }
 
     /// Sectors of the data file that no sync has brought to the disk yet.

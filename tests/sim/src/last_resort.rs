@@ -8,7 +8,7 @@ use bulkhead_engine::machine::{
     Fault, MemberState, Record, RecordReplica, Reply, Request, RequestId, SessionId,
 };
 
-use crate::node::{Node, node_id, node_of, replica_identity};
+use crate::node::{Attach, Node, node_id, node_of, replica_identity};
 use crate::plan::{MS, Ns, SEC};
 use crate::world::{World, tell};
 
@@ -32,7 +32,7 @@ pub struct Restored {
 }
 
 impl World {
-    /// Everything goes down, and the store comes back as it was some changes ago.
+    /// The store comes back as it was some changes ago, under running primaries or after everything has gone down.
     pub(crate) fn restore_store(&mut self, back: usize) {
         let Some(index) = self.store.history.len().checked_sub(back + 1) else {
             return;
@@ -45,10 +45,16 @@ impl World {
             return;
         }
         self.make_calm();
-        for node in 0..self.nodes.len() {
-            self.kill(node, 200 * MS, false);
+        // What is being attached right now could not be told from what is attached after it.
+        let attaching = |node: &Node| matches!(node.attach, Attach::Swapping { .. });
+        if self.rng.chance(50) && !self.nodes.iter().any(attaching) {
+            self.store.revision = Revision(self.store.revision.0 - (1 << 31));
+        } else {
+            for node in 0..self.nodes.len() {
+                self.kill(node, 200 * MS, false);
+            }
+            self.store.revision = Revision(self.store.revision.0 + 1);
         }
-        self.store.revision = Revision(self.store.revision.0 + 1);
         self.store.record = older;
         let record = &self.store.record;
         // One that has failed says its epoch too, to whoever asks what it is.
@@ -122,6 +128,22 @@ impl World {
             }
         }
         record.is_behind(seen).is_some()
+    }
+
+    /// A primary that the restored store does not know goes on, by an epoch that its members know, or will: nobody else may serve.
+    pub(crate) fn look_at_the_restored(&mut self) {
+        let epoch = self.store.record.epoch;
+        let newer = self.nodes.iter().any(|node| {
+            let of_host = node.host.as_ref().map(|host| host.machine.epoch());
+            let of_replica = node.replica.as_ref().map(|replica| replica.superblock().epoch);
+            of_host.max(of_replica) > Some(epoch)
+        });
+        self.restored.must_refuse |= self.restored.at.is_some() && newer && !self.forced;
+    }
+
+    /// Whether the primary on this node was attached before the store was restored: nobody newer is left out by it.
+    pub(crate) fn was_before_the_restored(&self, node: usize) -> bool {
+        self.restored.at.is_some_and(|restored| self.nodes[node].attached_at < restored)
     }
 
     /// T3: a primary serves by a store that was restored, though replicas know better. None of those may have been there when they

@@ -59,6 +59,7 @@ impl World {
         at.running = false;
         at.process += 1;
         at.replica = None;
+        at.forget_requests();
         at.kill_on_error = false;
         at.all_on_error = false;
         let lost_host = at.host.take();

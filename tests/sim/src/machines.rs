@@ -34,7 +34,10 @@ impl World {
 
     pub(crate) fn replica_action(&mut self, node: usize, action: replica::Action<Sectors>) {
         match action {
-            replica::Action::Disk { id, op } => self.disk_begin(node, id, op),
+            replica::Action::Disk { id, op } => {
+                self.check_disk_write(node, &op);
+                self.disk_begin(node, id, op);
+            }
             replica::Action::Respond { session, id, reply } => {
                 let conn = session.0 as usize;
                 tell!(
@@ -107,6 +110,7 @@ impl World {
         };
         if let Err(error) = &result {
             self.nodes[node].had_error = true;
+            self.nodes[node].note_refused |= self.nodes[node].failed;
             tell!(self, "node {node}: disk operation {id:?} fails: {error:?}");
             if *error == replica::DiskError::Io {
                 self.nodes[node].kept = false;
@@ -114,6 +118,7 @@ impl World {
             }
         }
         self.step_replica(node, replica::Event::Disk { id, result });
+        self.check_failure_noted(node);
         // A kill between a failed sync and the note of it is beyond what is promised (docs/replication.md).
         let at = &self.nodes[node];
         let noted =
@@ -169,7 +174,7 @@ impl World {
                 session, id, request, ..
             } => {
                 let conn = session.0 as usize;
-                self.check_request(node, id, &request);
+                self.check_request(node, self.net.conns[conn].id, id, &request);
                 if let Some(moment) = moment_of(&request) {
                     self.moment(moment, node, self.net.conns[conn].replica.node);
                 }
@@ -198,6 +203,7 @@ impl World {
                     "node {node}: primary {term} swaps {expected:?} {}",
                     show_record(&record)
                 );
+                self.check_removal(node, change, &record);
                 let known = self.nodes[node].host.as_ref().map(|host| host.machine.record());
                 let joins = |id| known.is_some_and(|known| !known.is_member(id));
                 if record.members().any(|member| joins(member.id)) {

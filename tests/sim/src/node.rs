@@ -7,10 +7,11 @@ use bulkhead_engine::geometry::Geometry;
 use bulkhead_engine::ids::{BootId, ClusterId, Incarnation, NodeId, ReplicaId, VolumeId};
 use bulkhead_engine::machine::primary::{PrimaryConfig, Revision};
 use bulkhead_engine::machine::replica::ReplicaConfig;
-use bulkhead_engine::machine::{FaultSet, Primary, Record, Replica, RequestId, Time};
+use bulkhead_engine::machine::{FaultSet, Primary, Record, Replica, RequestId, SessionId, Time};
 
 use crate::disk::{Disk, Sectors};
 use crate::plan::{Ns, Plan};
+use crate::rules::Asked;
 
 /// The cluster of every run.
 pub const CLUSTER: ClusterId = ClusterId::from_u128(0xc1);
@@ -55,6 +56,8 @@ pub struct Host {
     pub in_flight: usize,
     /// The newest request that it has sent; one that is not newer is sent again.
     pub newest_request: RequestId,
+    /// The newest change of the record that it has asked for.
+    pub newest_change: u32,
 }
 
 /// How far the attaching of the volume on a node is.
@@ -139,6 +142,14 @@ pub struct Node {
     pub attached_at: Ns,
     /// A person has declared that what its replica holds is what there is.
     pub pardon: bool,
+    /// The newest session that its replica has begun to open, and the writes that it was asked for, by session.
+    pub opening: Option<SessionId>,
+    /// The one before.
+    pub opened_before: Option<SessionId>,
+    /// Something has failed after the replica had: the note of its failure maybe.
+    pub note_refused: bool,
+    /// What the replica has not answered of it.
+    pub writes: Vec<Asked>,
     /// Since when it is cut off from every other node and the store, if it is.
     pub cut_off_since: Option<Ns>,
     /// Since when it could reach the store without a break.
@@ -174,6 +185,10 @@ impl Node {
             surveyed_at: 0,
             attached_at: 0,
             pardon: false,
+            opening: None,
+            opened_before: None,
+            note_refused: false,
+            writes: Vec::new(),
             cut_off_since: None,
             in_contact_since: 0,
         }
@@ -196,6 +211,15 @@ impl Node {
         self.disk = image.encode().ok().map(|file| Disk::new(&file));
         self.failed = false;
         self.had_error = false;
+        self.forget_requests();
+    }
+
+    /// Another process, or another replica: nothing is under way.
+    pub fn forget_requests(&mut self) {
+        self.opening = None;
+        self.opened_before = None;
+        self.note_refused = false;
+        self.writes.clear();
     }
 
     /// Opens the replica as a process does that starts.
@@ -266,6 +290,7 @@ pub fn primary_config(
         max_peers: plan.nodes + 1,
         copy_floor: plan.copy_floor,
         copy_piece: plan.copy_piece,
+        compare_block: if plan.seed.is_multiple_of(2) { 4096 } else { 1024 },
         faults,
         ..PrimaryConfig::new(CLUSTER, VOLUME, node_id(node), attached_by, geometry)
     }

@@ -165,6 +165,11 @@ pub enum Mischief {
         /// For how long there is no power.
         down: Ns,
     },
+    /// A member is not wanted any more.
+    Dismiss {
+        /// On which node.
+        node: usize,
+    },
     /// The volume is wanted on a node.
     Move {
         /// Which node.
@@ -358,6 +363,7 @@ impl Plan {
             let what = mischief(kind, nodes, rng);
             entries.push(Entry { at, what });
         }
+        entries.extend(dismissals(seed, nodes, calm_at));
         let chunk = rng.pick(&[64 << 10, 512 << 10, 1 << 20, 1 << 20]);
         let size = rng.pick(&[4, 8, 12, 11, 24, 40]) << 20;
         Self {
@@ -403,6 +409,21 @@ fn division(size: u64, chunk: u64) -> Geometry {
         unreachable!("a volume of 1 MiB has a division");
     };
     geometry
+}
+
+/// Members that nobody wants any more; drawn apart from everything else.
+fn dismissals(seed: u64, nodes: usize, calm_at: Ns) -> Vec<Entry> {
+    let mut rng = Rng::new(seed, 6);
+    if !rng.chance(25) {
+        return Vec::new();
+    }
+    let mut dismissal = |_| Entry {
+        at: rng.between(300 * MS, calm_at),
+        what: Mischief::Dismiss {
+            node: rng.below(nodes as u64) as usize,
+        },
+    };
+    (0..4).map(&mut dismissal).collect()
 }
 
 fn mischief(kind: Kind, nodes: usize, rng: &mut Rng) -> Mischief {

@@ -246,7 +246,8 @@ impl World {
             net: Net::new(plan.nodes),
             store: Store {
                 record,
-                revision: Revision(1),
+                // High enough for an older copy to have a smaller one that is not given out twice.
+                revision: Revision(1 << 32),
                 history: Vec::new(),
             },
             rot: Rot::default(),
@@ -451,6 +452,7 @@ impl World {
             serving: false,
             in_flight: 0,
             newest_request: RequestId(0),
+            newest_change: 0,
         }
     }
 }

@@ -52,6 +52,8 @@ pub struct PrimaryConfig {
     pub max_copies: usize,
     /// Most bytes that are copied in one request.
     pub copy_piece: u64,
+    /// Bytes in the blocks by which a copy compares what the target holds with what it is to hold; a power of two.
+    pub compare_block: u32,
     /// Most replicas that are known at the same time, 32 at most: those of the record, and some that have left it and are
     /// still waited for.
     pub max_peers: usize,
@@ -90,6 +92,7 @@ impl PrimaryConfig {
             retry: Duration::from_millis(500),
             max_copies: 8,
             copy_piece: 1 << 20,
+            compare_block: 4096,
             max_peers: 32,
             page: 4096,
             copy_floor: 16 << 20,
@@ -223,6 +226,12 @@ pub enum Event<P> {
     },
     /// End the verify that is under way.
     StopVerify,
+    /// A member is not wanted any more, as others are there: it leaves as one that is lost (L2), but nothing waits for it to be
+    /// missed. Passed over unless every other member is sound: whoever says so has counted on all of them.
+    Dismiss {
+        /// Which.
+        replica: ReplicaId,
+    },
     /// Detach in order: nothing uses the volume any more.
     Release,
     /// The time asked for by [`Action::SetTimer`] has come. May come late, and more often than asked for.

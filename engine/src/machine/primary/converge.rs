@@ -229,7 +229,7 @@ impl<P: Payload> Primary<P> {
             let part_of = CopyFor::Converge { round: at.round };
             let between = (at.source, at.targets);
             let stamp = (!self.config.faults.has(Fault::ConvergedNotStamped)).then_some(at.stamp);
-            self.copy_chunk(part_of, between, chunk, stamp, out);
+            self.copy_chunk(part_of, between, (chunk, true), stamp, out);
         }
     }
 

@@ -1,4 +1,10 @@
 //! Copying one chunk from a source to others, piece by piece: the work that convergence and rebuild share (R4).
+//!
+//! What a target may hold already is compared first, in blocks, by digests of the source and of every target; then only the runs of
+//! blocks that differ somewhere are read and written, and where none does only the stamp is set. Source and targets are asked
+//! while nobody writes: a convergence comes before everything else, a rebuild holds the chunk's range.
+
+use std::collections::VecDeque;
 
 use super::Primary;
 use super::api::Action;
@@ -24,23 +30,60 @@ pub(super) struct CopyJob {
     source: PeerId,
     targets: Peers,
     chunk: Chunk,
+    /// Whether a target may hold something of it already.
+    compare: bool,
     /// The stamp that the copies get; the source's, if none is given.
     stamp: Option<Tick>,
-    /// First byte that has not been copied.
-    at: u64,
-    /// First byte of what comes after the piece that is being copied.
-    next: u64,
+    /// The source's stamp, once it has told it.
+    found: Tick,
+    /// What is being compared and copied now; empty before the first piece.
+    piece: ByteRange,
+    /// What the peers hold of it, as far as they have answered; nothing where a target cannot read it.
+    digests: Vec<(PeerId, Vec<u128>)>,
+    /// What is left to be copied of it, and what is being copied.
+    runs: VecDeque<ByteRange>,
+    run: ByteRange,
+    /// Whether the stamp has been sent.
+    stamped: bool,
     waiting: Peers,
     lock: Option<LockId>,
 }
 
+impl CopyJob {
+    /// The runs of blocks in which some target differs from the source.
+    fn differing(&self, block: u64) -> VecDeque<ByteRange> {
+        let of_source = self.digests.iter().find(|(peer, _)| *peer == self.source);
+        let wanted = of_source
+            .map(|(_, digests)| digests.as_slice())
+            .unwrap_or_default();
+        let mut runs: VecDeque<ByteRange> = VecDeque::new();
+        for at in 0..self.piece.len.div_ceil(block) {
+            let index = at as usize;
+            let differs = |(_, held): &(PeerId, Vec<u128>)| {
+                held.get(index).is_none() || held.get(index) != wanted.get(index)
+            };
+            if !self.digests.iter().any(differs) {
+                continue;
+            }
+            let offset = self.piece.offset + at * block;
+            let len = block.min(self.piece.end() - offset);
+            match runs.back_mut() {
+                Some(run) if run.end() == offset => run.len += len,
+                _ => runs.push_back(ByteRange::new(offset, len)),
+            }
+        }
+        runs
+    }
+}
+
 impl<P: Payload> Primary<P> {
-    /// Begins to copy a chunk; a rebuild's under the range lock, as others write at the same time.
+    /// Begins to copy a chunk, comparing first if the targets may hold something of it; a rebuild's under the range lock, as
+    /// others write at the same time.
     pub(super) fn copy_chunk(
         &mut self,
         part_of: CopyFor,
         (source, targets): (PeerId, Peers),
-        chunk: Chunk,
+        (chunk, compare): (Chunk, bool),
         stamp: Option<Tick>,
         out: &mut Vec<Action<P>>,
     ) {
@@ -54,29 +97,43 @@ impl<P: Payload> Primary<P> {
                 source,
                 targets,
                 chunk,
+                compare,
                 stamp,
-                at: range.offset,
-                next: range.offset,
+                found: Tick::ZERO,
+                piece: ByteRange::new(range.offset, 0),
+                digests: Vec::new(),
+                runs: VecDeque::new(),
+                run: ByteRange::new(range.offset, 0),
+                stamped: false,
                 waiting: 0,
                 lock: None,
             },
         );
-        let locked = matches!(part_of, CopyFor::Rebuild { .. });
-        if !locked || self.config.faults.has(Fault::CopyWithoutLock) {
-            self.copy_read(job, out);
+        let faults = self.config.faults;
+        let locked = matches!(part_of, CopyFor::Rebuild { .. }) && !faults.has(Fault::CopyWithoutLock);
+        if !locked || (compare && faults.has(Fault::CompareWithoutLock)) {
+            self.copy_piece(job, out);
             return;
         }
+        self.copy_lock(job, out);
+    }
+
+    /// Goes on under the lock of the chunk's range.
+    fn copy_lock(&mut self, job: u64, out: &mut Vec<Action<P>>) {
+        let Some(at) = self.copies.get_mut(&job) else {
+            return;
+        };
+        let range = self.config.geometry.chunk_range(at.chunk);
         let (lock, held) = self.lock.acquire(range, false, Owner::Copy(job));
-        if let Some(at) = self.copies.get_mut(&job) {
-            at.lock = Some(lock);
-        }
+        at.lock = Some(lock);
         if held {
-            self.copy_read(job, out);
+            self.copy_piece(job, out);
         }
     }
 
-    /// Reads the next piece.
-    pub(super) fn copy_read(&mut self, job: u64, out: &mut Vec<Action<P>>) {
+    /// Takes the next piece: compares it, or copies it as a whole. The chunk is done after the last one.
+    pub(super) fn copy_piece(&mut self, job: u64, out: &mut Vec<Action<P>>) {
+        let faults = self.config.faults;
         if self
             .copies
             .get(&job)
@@ -88,18 +145,128 @@ impl<P: Payload> Primary<P> {
         let Some(at) = self.copies.get_mut(&job) else {
             return;
         };
-        let end = self.config.geometry.chunk_range(at.chunk).end();
-        at.next = end.min(at.at + self.config.copy_piece);
-        if self.config.faults.has(Fault::CopyEndsEarly)
-            && at.at > self.config.geometry.chunk_range(at.chunk).offset
-        {
-            // As if the rest had been copied: only its last sector is, which carries the stamp.
-            at.at = end - crate::geometry::SECTOR;
-            at.next = end;
+        if !at.digests.is_empty() {
+            // Deliberate fault: it was compared before it was locked.
+            at.digests.clear();
+            self.copy_run(job, out);
+            return;
         }
-        let piece = ByteRange::new(at.at, at.next - at.at);
+        let whole = self.config.geometry.chunk_range(at.chunk);
+        let mut from = at.piece.end();
+        if from >= whole.end() {
+            self.chunk_copied(job, out);
+            return;
+        }
+        let mut compare = at.compare;
+        if faults.has(Fault::CopyEndsEarly) && from > whole.offset {
+            // As if the rest had been copied: only its last sector is, which carries the stamp.
+            from = whole.end() - crate::geometry::SECTOR;
+            compare = false;
+        }
+        at.piece = ByteRange::new(from, self.config.copy_piece.min(whole.end() - from));
+        if !compare {
+            at.runs.push_back(at.piece);
+            self.copy_run(job, out);
+            return;
+        }
+        at.waiting = at.targets | bit(at.source);
+        let (asked, range) = (at.waiting, at.piece);
+        let block = self.config.compare_block;
+        for peer in each(asked) {
+            let request = Request::Digests { range, block };
+            self.send(peer, request, Purpose::CopyCompare(job), out);
+        }
+    }
+
+    pub(super) fn copy_was_compared(
+        &mut self,
+        from: PeerId,
+        job: u64,
+        reply: Reply<P>,
+        out: &mut Vec<Action<P>>,
+    ) {
+        let Some(at) = self.copies.get_mut(&job) else {
+            return;
+        };
+        let part_of = at.part_of;
+        match reply {
+            Reply::Digests { blocks, stamp } => {
+                if from == at.source {
+                    at.found = stamp;
+                }
+                at.digests.push((from, blocks));
+            }
+            _ if from == at.source => {
+                self.end_copy(job, out);
+                self.source_unreadable(from, part_of, out);
+                return;
+            }
+            // What it cannot read is written over.
+            Reply::Unreadable => at.digests.push((from, Vec::new())),
+            _ => {
+                self.end_copy(job, out);
+                self.target_unwritable(from, part_of, out);
+                return;
+            }
+        }
+        at.waiting &= !bit(from);
+        if at.waiting != 0 {
+            return;
+        }
+        let faults = self.config.faults;
+        at.runs = at.differing(u64::from(self.config.compare_block));
+        if faults.has(Fault::BlocksLeftOut) {
+            at.runs.pop_back();
+        }
+        let is_rebuild = matches!(part_of, CopyFor::Rebuild { .. });
+        if faults.has(Fault::CompareWithoutLock) && at.lock.is_none() && is_rebuild {
+            self.copy_lock(job, out);
+            return;
+        }
+        at.digests.clear();
+        self.copy_run(job, out);
+    }
+
+    /// A replica that was asked for digests is gone, and with it the work that they were for. Nothing has been written that is not
+    /// answered.
+    pub(super) fn compare_aborted(&mut self, job: u64, out: &mut Vec<Action<P>>) {
+        self.end_copy(job, out);
+    }
+
+    /// Reads the next run of what differs; at the end of the piece goes on with the next one.
+    fn copy_run(&mut self, job: u64, out: &mut Vec<Action<P>>) {
+        if self
+            .copies
+            .get(&job)
+            .is_some_and(|at| !self.is_current(at.part_of))
+        {
+            self.end_copy(job, out);
+            return;
+        }
+        let faults = self.config.faults;
+        let Some(at) = self.copies.get_mut(&job) else {
+            return;
+        };
+        let early = faults.has(Fault::StampedBeforeBlocks) && at.compare && !at.runs.is_empty();
+        let is_last_piece = at.piece.end() == self.config.geometry.chunk_range(at.chunk).end();
+        if !at.stamped && is_last_piece && (early || at.runs.is_empty()) {
+            // Nothing of it differs, or not of its last piece: the stamp comes by itself, after all that was written (D2).
+            at.stamped = true;
+            at.waiting = at.targets;
+            let stamps = vec![(at.chunk, at.stamp.unwrap_or(at.found))];
+            for target in each(at.targets) {
+                let request = Request::Stamp(stamps.clone());
+                self.send(target, request, Purpose::CopyWrite(job), out);
+            }
+            return;
+        }
+        let Some(run) = at.runs.pop_front() else {
+            self.copy_piece(job, out);
+            return;
+        };
+        at.run = run;
         let source = at.source;
-        self.send(source, Request::Copy(piece), Purpose::CopyRead(job), out);
+        self.send(source, Request::Copy(run), Purpose::CopyRead(job), out);
     }
 
     pub(super) fn copy_was_read(
@@ -109,6 +276,7 @@ impl<P: Payload> Primary<P> {
         reply: Reply<P>,
         out: &mut Vec<Action<P>>,
     ) {
+        let faults = self.config.faults;
         let Some(at) = self.copies.get_mut(&job) else {
             return;
         };
@@ -121,19 +289,23 @@ impl<P: Payload> Primary<P> {
                 return;
             }
         };
-        let last = at.next == self.config.geometry.chunk_range(at.chunk).end();
-        // The stamp comes with the last piece. Until then the chunk is neither what it was nor what it is to be: a copy that goes
-        // no further must not leave behind content that no stamp tells of (D2).
-        let (tick, stamp) = if last {
+        let chunk_end = self.config.geometry.chunk_range(at.chunk).end();
+        let last = at.runs.is_empty() && at.piece.end() == chunk_end;
+        // The stamp comes with the last of what is written. Until then the chunk is neither what it was nor what it is to be: a copy
+        // that goes no further must not leave behind content that no stamp tells of (D2).
+        let (tick, stamp) = if at.stamped {
+            (at.stamp.unwrap_or(at.found), StampRule::Raise)
+        } else if last {
             (at.stamp.unwrap_or(found), StampRule::Set)
-        } else if self.config.faults.has(Fault::PieceNotMarked) {
+        } else if faults.has(Fault::PieceNotMarked) {
             (Tick::ZERO, StampRule::Raise)
         } else {
             (Tick::SUSPECT, StampRule::Raise)
         };
+        at.stamped |= last;
+        at.found = found;
         at.waiting = at.targets;
-        let chunk = at.chunk;
-        let (targets, range) = (at.targets, ByteRange::new(at.at, at.next - at.at));
+        let (targets, chunk, range) = (at.targets, at.chunk, at.run);
         if !self.is_current(part_of) {
             self.end_copy(job, out);
             return;
@@ -148,7 +320,7 @@ impl<P: Payload> Primary<P> {
                 tick,
                 stamp,
             },
-            None if self.config.faults.has(Fault::HoleNotCopied) => {
+            None if faults.has(Fault::HoleNotCopied) => {
                 let stamps = if last { vec![(chunk, tick)] } else { Vec::new() };
                 Request::Stamp(stamps)
             }
@@ -180,20 +352,14 @@ impl<P: Payload> Primary<P> {
             return;
         }
         if waiting == 0 {
-            self.piece_done(job, out);
+            self.copy_run(job, out);
         }
     }
 
-    fn piece_done(&mut self, job: u64, out: &mut Vec<Action<P>>) {
-        let Some(at) = self.copies.get_mut(&job) else {
+    fn chunk_copied(&mut self, job: u64, out: &mut Vec<Action<P>>) {
+        let Some(part_of) = self.copies.get(&job).map(|at| at.part_of) else {
             return;
         };
-        at.at = at.next;
-        let (part_of, chunk) = (at.part_of, at.chunk);
-        if at.at < self.config.geometry.chunk_range(chunk).end() {
-            self.copy_read(job, out);
-            return;
-        }
         self.end_copy(job, out);
         match part_of {
             CopyFor::Converge { round } => self.converge_copied(round, out),

@@ -178,7 +178,7 @@ impl<P: Payload> Primary<P> {
         at.link = Link::Up { session };
         at.down_since = None;
         at.incarnation = Some(opened.incarnation);
-        if at.condemned == Some(Condemned::Away) {
+        if matches!(at.condemned, Some(Condemned::Away | Condemned::Dismissed)) {
             at.condemned = None;
         }
         at.told = crate::ids::Tick::ZERO;
@@ -320,6 +320,7 @@ impl<P: Payload> Primary<P> {
                 self.releasing &= !bit(peer);
                 self.stirred = true;
             }
+            Purpose::CopyCompare(job) => self.copy_was_compared(peer, job, reply, out),
             Purpose::CopyRead(job) => self.copy_was_read(peer, job, reply, out),
             Purpose::CopyWrite(job) => self.copy_was_written(peer, job, reply, out),
             Purpose::Verify { round } => self.verify_answered(peer, round, reply, out),

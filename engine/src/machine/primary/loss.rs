@@ -9,7 +9,7 @@ use super::peer::{Condemned, Link, PeerId, Peers, Purpose, Sent, Standing, bit, 
 use super::store::Change;
 use super::{Phase, Primary};
 use crate::format::FailCause;
-use crate::ids::Epoch;
+use crate::ids::{Epoch, ReplicaId};
 use crate::machine::faults::Fault;
 use crate::machine::payload::Payload;
 use crate::machine::protocol::Request;
@@ -115,6 +115,37 @@ impl<P: Payload> Primary<P> {
         }
     }
 
+    /// Condemns a member that nobody wants any more, if every other one is sound. One that is opened anew before the swap stays, and
+    /// is dismissed again by whoever still wants that.
+    pub(super) fn dismiss(&mut self, replica: ReplicaId) {
+        let Some(peer) = self.peer_of(replica) else {
+            return;
+        };
+        let others = self.members & !bit(peer);
+        let at = &self.peers[peer];
+        let wanted = self.phase != Phase::Serving || !at.is_member() || at.condemned.is_some();
+        if wanted || others == 0 || self.sound_members() & others != others {
+            return;
+        }
+        self.peers[peer].condemned = Some(Condemned::Dismissed);
+        self.stirred = true;
+    }
+
+    /// Whoever is dismissed stays after all if another member is not sound any more by the time of the swap: nothing is wrong with it,
+    /// and it may be the last one.
+    fn keep_dismissed(&mut self) {
+        let is_dismissed = |peer: &PeerId| self.peers[*peer].condemned == Some(Condemned::Dismissed);
+        let dismissed = each(self.members).filter(is_dismissed);
+        let dismissed = dismissed.fold(0, |all, peer| all | bit(peer));
+        let others = self.members & !dismissed;
+        if others != 0 && self.sound_members() == others || self.config.faults.has(Fault::DismissedAnyway) {
+            return;
+        }
+        for peer in each(dismissed) {
+            self.peers[peer].condemned = None;
+        }
+    }
+
     /// How long this one may be away or owe an answer.
     ///
     /// T2: while opening, one on a node that the store takes for dead is waited for only as long as a living one takes to
@@ -141,8 +172,12 @@ impl<P: Payload> Primary<P> {
 
     /// Removes the condemned members from the record, if another one is sound (L2).
     pub(super) fn remove_condemned(&mut self, out: &mut Vec<Action<P>>) {
+        if self.lane.pending.is_some() {
+            return;
+        }
+        self.keep_dismissed();
         let condemned = self.condemned_members();
-        if condemned == 0 || self.lane.pending.is_some() {
+        if condemned == 0 {
             return;
         }
         let is_final = |peer: PeerId| match self.peers[peer].condemned {
@@ -254,6 +289,7 @@ impl<P: Payload> Primary<P> {
     pub(super) fn let_go(&mut self, peer: PeerId, out: &mut Vec<Action<P>>) {
         for (_, Sent { purpose, .. }) in std::mem::take(&mut self.peers[peer].outstanding) {
             match purpose {
+                Purpose::CopyCompare(job) => self.compare_aborted(job, out),
                 Purpose::CopyRead(job) | Purpose::CopyWrite(job) => self.copy_aborted(peer, job, out),
                 Purpose::Release => self.releasing &= !bit(peer),
                 Purpose::Op { .. }

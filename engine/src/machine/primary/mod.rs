@@ -283,7 +283,7 @@ impl<P: Payload> Primary<P> {
             Event::Record { record, revision } => {
                 let epoch = record.epoch;
                 self.last_contact = self.now;
-                self.record_seen(record, revision, out);
+                self.record_read(record, revision, out);
                 self.resolve_doubt(Some(epoch), out);
                 self.stirred = true;
             }
@@ -300,6 +300,7 @@ impl<P: Payload> Primary<P> {
             }
             Event::Verify { id, repair } => self.verify(id, repair, out),
             Event::StopVerify => self.stop_verify(),
+            Event::Dismiss { replica } => self.dismiss(replica),
             Event::Release => self.release(out),
             Event::Timer => {
                 self.timer = self.timer.filter(|&timer| timer > self.now);

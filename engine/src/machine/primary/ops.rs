@@ -376,7 +376,7 @@ impl<P: Payload> Primary<P> {
         for owner in granted {
             match owner {
                 Owner::Op(place) => self.start(place, out),
-                Owner::Copy(job) => self.copy_read(job, out),
+                Owner::Copy(job) => self.copy_piece(job, out),
                 Owner::Verify => self.verify_hash(out),
             }
         }

@@ -57,6 +57,8 @@ pub(super) enum Link {
 pub(super) enum Condemned {
     /// It is away or does not answer; it may still come back.
     Away,
+    /// Nobody wants it any more, though nothing is wrong with it.
+    Dismissed,
     /// It can not come back as a member.
     Final(Option<FailCause>),
 }
@@ -72,7 +74,8 @@ pub(super) enum Purpose {
     Raise(Epoch),
     Ping,
     Release,
-    /// Reading or writing for a copy, by its number.
+    /// Comparing, reading or writing for a copy, by its number.
+    CopyCompare(u64),
     CopyRead(u64),
     CopyWrite(u64),
     /// A step of the convergence.

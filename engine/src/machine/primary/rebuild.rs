@@ -49,7 +49,8 @@ pub(super) struct Rebuild {
     known: Tick,
     barrier: u64,
     stamps: BTreeMap<Chunk, (Tick, Tick)>,
-    queue: Vec<Chunk>,
+    /// The set, and of each chunk whether the target may hold some of it already.
+    queue: Vec<(Chunk, bool)>,
     next: usize,
     in_flight: usize,
     marked: bool,
@@ -68,6 +69,8 @@ pub struct RebuildProgress {
     pub bytes: u64,
     /// Since when it has been under way. A rebuild that was given up and begun again counts anew.
     pub since: Time,
+    /// Whether what the replica may lack is suspect there, durably (R3).
+    pub marked: bool,
     /// Whether everything is copied, and the replica is about to join.
     pub joining: bool,
 }
@@ -116,6 +119,7 @@ impl Rebuild {
             total: self.queue.len() as u64,
             bytes: self.bytes,
             since: self.since,
+            marked: self.marked,
             joining,
         }
     }
@@ -363,7 +367,8 @@ impl<P: Payload> Primary<P> {
         rebuild.queue = std::mem::take(&mut rebuild.stamps)
             .into_iter()
             .filter(|&(_, (source, target))| !was_copied(source, target) && !is_forgotten(source, target))
-            .map(|(chunk, _)| chunk)
+            // What a new replica has never been sent is not compared: it is a hole there.
+            .map(|(chunk, (_, target))| (chunk, durable > Tick::ZERO || target > Tick::ZERO))
             .collect();
         rebuild.next = if skip_equal { rebuild.queue.len() } else { 0 };
         rebuild.step = Step::Marking;
@@ -380,7 +385,7 @@ impl<P: Payload> Primary<P> {
         let batch: Vec<_> = rest
             .iter()
             .take(self.config.page as usize)
-            .map(|&chunk| (chunk, Tick::SUSPECT))
+            .map(|&(chunk, _)| (chunk, Tick::SUSPECT))
             .collect();
         let purpose = Purpose::Rebuild {
             target,
@@ -418,7 +423,7 @@ impl<P: Payload> Primary<P> {
                 target,
                 round: rebuild.round,
             };
-            let Some(&chunk) = rebuild.queue.get(rebuild.next) else {
+            let Some(&next) = rebuild.queue.get(rebuild.next) else {
                 if rebuild.in_flight == 0 {
                     rebuild.step = Step::JoinFlush;
                     // From here on the joint rule holds: reads, too, depend on this replica.
@@ -441,7 +446,7 @@ impl<P: Payload> Primary<P> {
                 round: rebuild.round,
             };
             let between = (rebuild.source, bit(target));
-            self.copy_chunk(part_of, between, chunk, None, out);
+            self.copy_chunk(part_of, between, next, None, out);
         }
     }
 

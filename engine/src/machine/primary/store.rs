@@ -37,7 +37,15 @@ pub(super) struct Lane {
     pub(super) revision: Revision,
     pub(super) pending: Option<PendingChange>,
     count: u32,
+    /// How often in a row a conflict was explained by a record that is older than the one known here.
+    older_seen: u32,
+    /// A conflict has been met since the record was last read.
+    unexplained: bool,
 }
+
+/// So many times in a row a record has to be older than the known one, before it is taken for what the store holds: the
+/// answer to an earlier question may come late.
+const OLDER_OFTEN: u32 = 3;
 
 impl Lane {
     pub(super) const fn new(record: Record, revision: Revision) -> Self {
@@ -46,6 +54,8 @@ impl Lane {
             revision,
             pending: None,
             count: 0,
+            older_seen: 0,
+            unexplained: false,
         }
     }
 
@@ -124,6 +134,7 @@ impl<P: Payload> Primary<P> {
             SwapOutcome::Unknown => pending.retry_at = Some(now + self.config.retry),
             SwapOutcome::Conflict => {
                 pending.retry_at = Some(now + self.config.retry);
+                self.lane.unexplained = true;
                 out.push(Action::ReadRecord);
             }
         }
@@ -146,6 +157,7 @@ impl<P: Payload> Primary<P> {
         if revision <= self.lane.revision && !older {
             return;
         }
+        self.lane.older_seen = 0;
         let replaced = record.epoch != self.epoch || record.primary != Some(self.config.node);
         if replaced && self.config.faults.has(Fault::BlindSwap) {
             self.lane.revision = revision;
@@ -164,8 +176,13 @@ impl<P: Payload> Primary<P> {
         let Some(pending) = self.lane.pending.take() else {
             return;
         };
-        // The record has moved on, so the change as it was sent cannot be applied any more. A replica that has failed, or
-        // was replaced by another, does not join after all.
+        // The record has moved on, so the change as it was sent cannot be applied any more. Who has to go is judged anew: one may
+        // have come back, or the one that was to stay be lost. A replica that has failed, or was replaced by another, does not
+        // join after all.
+        if let Change::Remove(_) = pending.change {
+            self.stirred = true;
+            return;
+        }
         if let Change::Join(peer) | Change::BeginRebuild(peer) = pending.change {
             let at = &self.peers[peer];
             if at.condemned.is_some() || self.lane.record.replica(at.id).is_none() {
@@ -174,6 +191,39 @@ impl<P: Payload> Primary<P> {
             }
         }
         self.change(pending.change, out);
+    }
+
+    /// The record was read because a change met a conflict. One that is older than what is known here, and stays so, shows that the
+    /// store was restored from an older copy under this primary: no change could ever be made again. If the copy is of this
+    /// epoch, no change of members is lost, and the record is what somebody else made of it. Else a person has to decide (T3).
+    pub(super) fn record_read(&mut self, record: Record, revision: Revision, out: &mut Vec<Action<P>>) {
+        let is_outcome = |pending: &PendingChange| pending.id == record.change;
+        let in_conflict = std::mem::take(&mut self.lane.unexplained)
+            && self
+                .lane
+                .pending
+                .as_ref()
+                .is_some_and(|pending| !is_outcome(pending));
+        let older = revision < self.lane.revision && in_conflict;
+        if !older || self.config.faults.has(Fault::OlderStoreOverlooked) {
+            if revision >= self.lane.revision {
+                self.lane.older_seen = 0;
+            }
+            self.record_seen(record, revision, out);
+            return;
+        }
+        self.lane.older_seen += 1;
+        if self.lane.older_seen < OLDER_OFTEN {
+            return;
+        }
+        self.lane.older_seen = 0;
+        if record.epoch < self.epoch {
+            let (replica, record) = (self.epoch, record.epoch);
+            self.end(EndReason::StoreIsOlder { replica, record }, out);
+            return;
+        }
+        self.lane.revision = Revision::default();
+        self.record_seen(record, revision, out);
     }
 
     fn change_applied(&mut self, revision: Revision, record: Option<Record>, out: &mut Vec<Action<P>>) {

@@ -8,7 +8,7 @@ use crate::geometry::{ByteRange, Chunk};
 use crate::ids::Tick;
 use crate::machine::faults::Fault;
 use crate::machine::payload::Payload;
-use crate::machine::protocol::{Refusal, Reply, RequestId, SessionId, StampRule};
+use crate::machine::protocol::{Refusal, Reply, RequestId, SessionId, StampRule, digest_count};
 
 /// Most entries in one answer to `Changed`, whatever is asked for.
 const MAX_CHANGED: usize = 8192;
@@ -89,6 +89,32 @@ impl<P: Payload> Replica<P> {
             return;
         }
         let id = self.job(DiskJob::Hash { session, id });
+        let op = DiskOp::ReadOrHole(range);
+        out.push(Action::Disk { id, op });
+    }
+
+    /// Digests of the blocks of a range, and the stamp of the chunk in which it lies.
+    pub(super) fn digests(
+        &mut self,
+        session: SessionId,
+        id: RequestId,
+        range: ByteRange,
+        block: u32,
+        out: &mut Vec<Action<P>>,
+    ) {
+        let count = digest_count(range, block).filter(|_| self.geometry.admits(range));
+        let Some(count) = count else {
+            self.respond(session, id, Reply::Refused(Refusal::Malformed), out);
+            return;
+        };
+        let stamp = self.stamps.get(Chunk(self.geometry.chunks_of(range).start));
+        let id = self.job(DiskJob::Digests {
+            session,
+            id,
+            block,
+            count,
+            stamp,
+        });
         let op = DiskOp::ReadOrHole(range);
         out.push(Action::Disk { id, op });
     }

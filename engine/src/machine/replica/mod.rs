@@ -59,6 +59,14 @@ enum DiskJob {
         session: SessionId,
         id: RequestId,
     },
+    Digests {
+        session: SessionId,
+        id: RequestId,
+        /// Bytes in a block, and how many blocks there are.
+        block: u32,
+        count: u64,
+        stamp: Tick,
+    },
     /// A write or a zero, by its place in `writes`.
     Write(u32),
 }
@@ -242,6 +250,7 @@ impl<P: Payload> Replica<P> {
         match request {
             Request::Open(_) | Request::Inspect(_) => {}
             Request::Hash(range) => self.hash(session, id, range, out),
+            Request::Digests { range, block } => self.digests(session, id, range, block, out),
             Request::Raise { epoch, role } => self.raise(session, id, epoch, role, out),
             Request::Read(range) => self.read(session, id, range, out),
             Request::Copy(range) => self.copy(session, id, range, out),
@@ -334,6 +343,24 @@ impl<P: Payload> Replica<P> {
                     Ok(DiskDone::Data(data)) => Reply::Hashed(data.digest()),
                     Ok(DiskDone::Hole) => Reply::Hashed(0),
                     _ => Reply::Unreadable,
+                };
+                self.respond(session, id, reply, out);
+            }
+            DiskJob::Digests {
+                session,
+                id,
+                block,
+                count,
+                stamp,
+            } => {
+                let blocks = match result {
+                    Ok(DiskDone::Data(data)) => Some(data.digests(block)),
+                    Ok(DiskDone::Hole) => Some(vec![0; count as usize]),
+                    _ => None,
+                };
+                let reply = match blocks {
+                    Some(blocks) => Reply::Digests { blocks, stamp },
+                    None => Reply::Unreadable,
                 };
                 self.respond(session, id, reply, out);
             }

@@ -27,6 +27,10 @@ impl Payload for Data {
     fn digest(&self) -> u128 {
         crate::machine::payload::digest(&self.0)
     }
+
+    fn digests(&self, block: u32) -> Vec<u128> {
+        crate::machine::payload::digests(&self.0, block)
+    }
 }
 
 struct Bench {
