@@ -124,7 +124,8 @@ impl<P: Payload> Primary<P> {
         let others = self.members & !bit(peer);
         let at = &self.peers[peer];
         let wanted = self.phase != Phase::Serving || !at.is_member() || at.condemned.is_some();
-        if wanted || others == 0 || self.sound_members() & others != others {
+        let sound = self.sound_members() & others == others || self.config.faults.has(Fault::DismissedAnyway);
+        if wanted || others == 0 || !sound {
             return;
         }
         self.peers[peer].condemned = Some(Condemned::Dismissed);
