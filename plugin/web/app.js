@@ -48,26 +48,30 @@ function size(bytes) {
   while (bytes >= 1024 && n < units.length - 1) { bytes /= 1024; n += 1; }
   return `${bytes >= 100 || Number.isInteger(bytes) ? Math.round(bytes) : bytes.toFixed(1)} ${units[n]}`;
 }
-const when = (moment) => (moment ? new Date(moment).toLocaleString() : "–");
+const when = (moment) => (moment ? new Date(moment).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }) : "–");
+/** A sentence in which commands stand between backticks. */
+const words = (text) => (text || "").split("`").map((part, n) => (n % 2 ? el("code", {}, part) : part));
 const link = (kind, name) => el("a", { href: `#/${kind}/${encodeURIComponent(name)}` }, name);
 const pill = (text, healthy, soft) => el("span", { class: `pill ${healthy ? "good" : soft ? "warn" : "bad"}` }, text);
 const volumePill = (volume) => pill(volume.state, volume.healthy, volume.state === "degraded");
 const card = (title, ...children) => el("section", { class: "card" }, title ? el("h2", {}, title) : null, ...children);
 const list = (...pairs) => el("dl", {}, ...pairs.filter((pair) => pair[1] != null && pair[1] !== "").map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
 
+const isEmpty = (cell) => cell == null || cell === "" || (Array.isArray(cell) && !cell.length);
+
 function table(headings, rows, empty) {
   if (!rows.length) return el("p", { class: "soft" }, empty);
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": headings.join(", ") },
     el("table", {},
       el("thead", {}, el("tr", {}, headings.map((text) => el("th", { scope: "col" }, text)))),
-      el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map((cell, n) => el("td", { "data-label": headings[n] }, el("div", {}, cell ?? "–"))))))));
+      el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map((cell, n) => el("td", { "data-label": headings[n], class: isEmpty(cell) ? "none" : null }, el("div", {}, isEmpty(cell) ? "–" : cell))))))));
 }
 
-/** Two lines over the last looks. */
+/** Two lines over the last looks, the newest at the right. */
 function plot(title, unit, first, second) {
   const peak = Math.max(1, ...first.values, ...second.values);
   const line = (values, name) => {
-    const points = values.map((value, n) => `${(100 * n) / Math.max(1, KEPT - 1)},${38 - (36 * value) / peak}`);
+    const points = values.map((value, n) => `${100 - (100 * (values.length - 1 - n)) / (KEPT - 1)},${38 - (36 * value) / peak}`);
     const polyline = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
     polyline.setAttribute("class", name);
     polyline.setAttribute("points", points.join(" "));
@@ -79,10 +83,10 @@ function plot(title, unit, first, second) {
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("role", "img");
   const now = (values) => unit(values.at(-1) ?? 0);
-  const words = `${first.name} ${now(first.values)}, ${second.name} ${now(second.values)}`;
-  svg.setAttribute("aria-label", `${title}: ${words}`);
-  svg.append(line(first.values, "a"), line(second.values, "b"));
-  return card(title, svg, el("p", { class: "soft" }, words));
+  svg.setAttribute("aria-label", `${title}: ${first.name} ${now(first.values)}, ${second.name} ${now(second.values)}`);
+  svg.append(line(second.values, "b"), line(first.values, "a"));
+  const key = (name, of) => el("span", { class: `key ${name}` }, `${of.name} ${now(of.values)}`);
+  return card(title, svg, el("p", { class: "legend soft" }, key("a", first), key("b", second), el("span", {}, `top of the plot: ${unit(peak)}`)));
 }
 
 /** Rates out of the looks at a volume. */
@@ -174,11 +178,11 @@ const pages = {
         card("Volumes", el("div", { class: "big" }, counts(cluster.volumes))),
         card("Capacity", el("div", { class: "big" }, `${size(cluster.capacity.free)} free`), el("p", { class: "soft" }, `of ${size(cluster.capacity.capacity)}; ${size(cluster.capacity.promised)} promised`)),
         card("Store", el("div", { class: "big" }, cluster.store.reachable ? "answers" : "away"), el("p", { class: "soft" }, cluster.store.name))),
-      cluster.problems.length ? card("What needs attention", el("ul", { class: "problems" }, cluster.problems.map((problem) => el("li", {}, problem)))) : null,
+      cluster.problems.length ? card("What needs attention", el("ul", { class: "problems" }, cluster.problems.map((problem) => el("li", {}, words(problem))))) : null,
       card("Alerts", table(["Severity", "Object", "Since", "What is wrong", "What to do"],
-        alerts.map((alert) => [pill(alert.severity, false, alert.severity !== "critical"), alert.object.name, when(alert.since), alert.cause, alert.remedy]), "Nothing is wrong that is known.")),
+        alerts.map((alert) => [pill(alert.severity, false, alert.severity !== "critical"), alert.object.name, when(alert.since), words(alert.cause), words(alert.remedy)]), "Nothing is wrong that is known.")),
       card("Volumes that need attention", table(["Volume", "State", "Why"],
-        volumes.filter((volume) => !volume.healthy).map((volume) => [link("volumes", volume.name), volumePill(volume), volume.status]), "None.")),
+        volumes.filter((volume) => !volume.healthy).map((volume) => [link("volumes", volume.name), volumePill(volume), words(volume.status)]), "None.")),
       here.length ? el("div", { class: "cards" }, here.map((looks) => ioPlot(looks.at(-1)))) : null,
     ];
   },
@@ -187,7 +191,7 @@ const pages = {
     return [card("Nodes", table(["Node", "State", "Address", "Version", "Pools", "Free", "Replicas", "Attached", "Labels"],
       nodes.map((node) => [link("nodes", node.name), pill(node.state, node.healthy), node.data_address, node.version, String(node.pools.length),
         `${size(sum(node.pools, "free"))} of ${size(sum(node.pools, "capacity"))}`, String(node.replicas), String(node.attached),
-        Object.entries(node.labels).map(([key, value]) => `${key}=${value}`).join(", ")]), "None."))];
+        labels(node)]), "None."))];
   },
   async node(name) {
     const [node, duty] = await Promise.all([get(`/nodes/${encodeURIComponent(name)}`), get(`/nodes/${encodeURIComponent(name)}/duty`)]);
@@ -197,9 +201,9 @@ const pages = {
     return [
       card(`Node ${node.name}`, el("p", {}, pill(node.state, node.healthy), " ", node.status),
         list(["Id", node.id], ["Version", node.version], ["Replicas at", node.data_address], ["API at", node.management_address], ["Joined", when(node.joined_at)], ["Since", when(node.since)],
-          ["Labels", Object.entries(node.labels).map(([key, value]) => `${key}=${value}`).join(", ")]),
+          ["Labels", labels(node)]),
         el("div", { class: "row" }, offer("full", "Take into full service"), offer("drained", "Drain"), offer("maintenance", "Take under maintenance"), offer("decommissioned", "Give up for good"))),
-      duty.left.length ? card("Left on it", el("ul", { class: "problems" }, duty.left.map((left) => el("li", {}, left)))) : null,
+      duty.left.length ? card("Left on it", el("ul", { class: "problems" }, duty.left.map((left) => el("li", {}, words(left))))) : null,
       card("Pools", table(["Pool", "State", "Medium", "Priority", "Free", "Promised", "Replicas"],
         node.pools.map((pool) => [pool.id, pill(pool.state, pool.state === "ok"), pool.medium, pool.priority, `${size(pool.free)} of ${size(pool.capacity)}`, `${size(pool.promised)} of ${size(pool.promisable)}`, String(pool.replicas)]), "None.")),
       card("Volumes", table(["Volume", "Replica", "Attached here"], (node.volumes || []).map((volume) => [link("volumes", volume.name), volume.replica, volume.attached ? "yes" : "no"]), "None.")),
@@ -222,7 +226,7 @@ const pages = {
         list(["Id", volume.id], ["Size", size(volume.size)], ["Used", volume.used == null ? null : size(volume.used)], ["File system", volume.fs], ["Class", volume.class],
           ["Attached on", volume.attached ? link("nodes", volume.attached.node) : "no node"], ["Since", volume.attached ? when(volume.attached.since) : null], ["Used by", volume.attached?.user],
           ["Wanted by", volume.wanted?.node], ["Epoch", String(volume.epoch)], ["Created", when(volume.created_at)],
-          ["Labels", Object.entries(volume.labels).map(([key, value]) => `${key}=${value}`).join(", ")]),
+          ["Labels", labels(volume)]),
         el("div", { class: "row" },
           el("button", { type: "button", onclick: change }, "Change the number of replicas"),
           el("button", { type: "button", class: "danger", onclick: () => remove("volume", "volumes", volume.name, "Its data is lost. Refused while it is in use.") }, "Delete"))),
@@ -244,10 +248,11 @@ const pages = {
     events = await get("/events");
     return [card("Events", table(["When", "Severity", "Event", "Object", "What", "What to do"],
       events.slice().reverse().map((event) => [when(event.at), pill(event.severity, event.kind === "cleared" || event.severity === "info", event.severity === "warning"),
-        `${event.kind === "happened" ? "" : event.kind + " "}${event.what}`, event.object.name, event.cause, event.remedy]), "Nothing has happened that is kept."))];
+        `${event.kind === "happened" ? "" : event.kind + " "}${event.what}`, event.object.name, words(event.cause), words(event.remedy)]), "Nothing has happened that is kept."))];
   },
 };
 
+const labels = (of) => Object.entries(of.labels).map(([key, value]) => `${key}=${value}`).join(", ");
 const sum = (items, key) => items.reduce((all, item) => all + item[key], 0);
 
 function rebuild(progress) {
@@ -319,6 +324,7 @@ async function follow() {
 
 let shown = "";
 let busy = false;
+let again = false;
 async function show() {
   if (!token) { signIn(); return; }
   if (busy) return;
@@ -342,6 +348,8 @@ async function show() {
     if (!token) signIn();
   } finally {
     busy = false;
+    // Somebody has gone to another page meanwhile.
+    if (again) { again = false; show(); }
   }
 }
 
@@ -354,7 +362,7 @@ $("theme").addEventListener("click", () => {
 const theme = localStorage.getItem("bulkhead-theme");
 if (theme) document.documentElement.dataset.theme = theme;
 $("leave").addEventListener("click", () => { forget(); trouble(null); show(); });
-addEventListener("hashchange", show);
+addEventListener("hashchange", () => { again = busy; show(); });
 setInterval(() => { if (token && !document.hidden && !$("dialog").open) show(); }, LOOK);
 $("where").textContent = location.hostname;
 show();

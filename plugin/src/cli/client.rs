@@ -36,6 +36,11 @@ impl Client {
         }
     }
 
+    /// Where it listens.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         self.ask(Method::GET, path, Bytes::new(), QUESTION).await
     }

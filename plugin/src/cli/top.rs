@@ -1,6 +1,5 @@
 //! `bulkhead top`: what the volumes that are attached on this node serve, live. Computes rates out of two looks.
 
-use std::io::{IsTerminal, stdout};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -8,12 +7,10 @@ use tokio::time::sleep;
 
 use super::client::Client;
 use super::print::{Printer, table};
+use super::watch::{SHORTEST, wiped};
 use super::{CliError, Code};
 use crate::options::format_size;
 use crate::service::{IoView, OpView};
-
-/// The shortest time between looks.
-const SHORTEST: Duration = Duration::from_millis(200);
 
 /// What a volume served in a second, of late.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -40,15 +37,13 @@ pub(super) async fn run(
 ) -> Result<Code, CliError> {
     let mut before: Vec<IoView> = client.get("/io").await?;
     let mut looks = 0;
-    let terminal = stdout().is_terminal();
     loop {
         sleep(interval.max(SHORTEST)).await;
         let now: Vec<IoView> = client.get("/io").await?;
         let rates: Vec<Rates> = now.iter().map(|now| rates(now, &before)).collect();
         before = now;
-        let wiped = if terminal { "\x1b[H\x1b[2J" } else { "" };
         if printer
-            .line(&rates, |rates| format!("{wiped}{}", screen(rates)))?
+            .line(&rates, |rates| format!("{}{}", wiped(), screen(rates)))?
             .is_break()
         {
             return Ok(Code::Ok);

@@ -201,3 +201,54 @@ fn a_node_under_maintenance_serves_nothing_and_loses_nothing() {
     cluster.docker(1).mount("v", "b").ok();
     cluster.docker(1).unmount("v", "b").ok();
 }
+
+#[test]
+fn a_node_is_wiped_once_nothing_needs_it_and_joins_as_a_new_one() {
+    let mut cluster = Cluster::of(2);
+    cluster.create(0, "v", json!({"size": "64M", "repl": "1", "nodes": "n2"}));
+    let id = |cluster: &Cluster| cluster.nodes[0].json(&["node", "inspect", "n2"])[0]["id"].clone();
+    let before = id(&cluster);
+    let (code, message) = cluster.nodes[1].wipe(&["--yes"]);
+    assert!(
+        code == Some(6) && message.contains("the daemon runs"),
+        "{message}"
+    );
+    cluster.nodes[1].terminate();
+    let (code, message) = cluster.nodes[1].wipe(&["--yes"]);
+    assert!(
+        code == Some(6) && message.contains("counts on this node for v"),
+        "{message}"
+    );
+    let (code, told) = cluster.nodes[1].wipe(&[]);
+    assert!(
+        code == Some(0) && told.contains("with a replica in it") && told.contains("--yes is refused"),
+        "{told}"
+    );
+    // It is as it was.
+    cluster.nodes[1].start();
+    cluster.docker(1).mount("v", "a").ok();
+    cluster.docker(1).unmount("v", "a").ok();
+    cluster.docker(0).remove("v").ok();
+    let gone = || cluster.nodes[1].json(&["pool", "list"])[0]["replicas"] == 0;
+    assert!(eventually(Duration::from_secs(20), gone), "its files are gone");
+
+    cluster.nodes[1].terminate();
+    let (code, told) = cluster.nodes[1].wipe(&[]);
+    assert!(
+        code == Some(0) && told.contains("nothing has been changed; --yes does it"),
+        "{told}"
+    );
+    let pool = cluster.nodes[1].path("pool.img");
+    assert!(pool.exists() && cluster.nodes[1].path("state/node.json").exists());
+    let (code, told) = cluster.nodes[1].wipe(&["--yes"]);
+    assert!(code == Some(0) && !told.contains("stays"), "{told}");
+    assert!(!pool.exists() && !cluster.nodes[1].path("state").exists());
+    let (code, told) = cluster.nodes[1].wipe(&[]);
+    assert!(code == Some(0) && told.contains("there is no node"), "{told}");
+    cluster.nodes[1].start();
+    cluster.nodes[1].add_pool("1G");
+    assert!(
+        eventually(Duration::from_secs(20), || id(&cluster) != before),
+        "it is another one of the same name"
+    );
+}

@@ -136,6 +136,24 @@ impl Node {
         command
     }
 
+    /// `node wipe` with the settings of this node's daemon: how it ended, and what it said.
+    pub(crate) fn wipe(&self, extra: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new(BINARY);
+        command.args(["node", "wipe"]).args(extra);
+        // What stands behind `daemon` there.
+        let daemon = self.command();
+        let mut words = daemon.get_args().skip(1);
+        while let (Some(flag), Some(value)) = (words.next(), words.next()) {
+            command.arg(flag).arg(value);
+        }
+        let output = command
+            .env_remove("BULKHEAD_CONTROL_SOCKET")
+            .output()
+            .expect("it runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    }
+
     pub(crate) fn start(&mut self) {
         self.launch();
         self.ready();
