@@ -235,7 +235,7 @@ faults! {
     FailNotTold = "fail-not-told",
     /// A release does not wait for operations under way (L4).
     ReleaseNotAwaited = "release-not-awaited",
-    /// A member that was dismissed goes though another one has been lost since (L2).
+    /// A member that was dismissed goes whether the others can be counted on or not (L2).
     DismissedAnyway = "dismissed-anyway",
     /// A record of an older revision than the known one is always passed over, also if the store has none newer (T3).
     OlderStoreOverlooked = "older-store-overlooked",

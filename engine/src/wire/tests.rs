@@ -505,6 +505,31 @@ fn a_list_or_a_read_beyond_its_bound_is_not_even_sent() {
 }
 
 #[test]
+fn digests_that_would_be_too_many_are_neither_asked_for_nor_given() {
+    let ask = |len: u64, block: u32| {
+        let range = ByteRange::new(0, len);
+        let request = Request::Digests { range, block };
+        PLAIN.encode::<Bytes>(&Message::Request(RequestId(1), request))
+    };
+    assert!(ask(MAX_DATA as u64, 512).is_ok(), "as many as can be");
+    for (len, block) in [(4096, 0), (4096, 256), (4096, 1000), (MAX_DATA as u64 + 1, 4096)] {
+        assert!(ask(len, block).is_err(), "{len} bytes in blocks of {block}");
+        let mut meta = [0; 20];
+        meta[8..16].copy_from_slice(&len.to_le_bytes());
+        meta[16..20].copy_from_slice(&block.to_le_bytes());
+        let outcome = read_canonically(PLAIN, &sealed(Kind::Digests.number(), 1, &meta, &[], false));
+        assert!(outcome.is_err(), "{len} bytes in blocks of {block}: {outcome:?}");
+    }
+    let blocks = vec![7; MAX_DIGESTS as usize + 1];
+    let reply = Reply::Digests {
+        blocks,
+        stamp: Tick::ZERO,
+    };
+    let error = PLAIN.encode::<Bytes>(&Message::Reply(RequestId(1), reply));
+    assert!(matches!(error, Err(WireError::TooLong { what: "digests", .. })));
+}
+
+#[test]
 fn a_head_that_promises_too_much_is_refused_before_anything_is_read() {
     for (kind, meta, data) in [
         (Kind::Write, 17, MAX_DATA as u32 + 1),

@@ -12,6 +12,7 @@
 mod faulty;
 
 mod bounds;
+mod catch_up;
 mod cluster;
 mod disks;
 mod loss;

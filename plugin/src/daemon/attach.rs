@@ -26,7 +26,7 @@ use crate::service::ServiceError;
 /// The directory of the volume's file system that Docker gets: `lost+found` beside it would break `initdb`.
 const DATA: &str = "data";
 /// The longest time between looks at a volume on which others work; a change is seen at once.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// A volume that is attached on this node.
 pub(super) struct Attached {

@@ -2,21 +2,18 @@
 //! What fails half-way is undone everywhere; what a crash leaves half-way is undone by whoever comes next.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bulkhead_cluster::catalogue::Contents;
 use bulkhead_cluster::placement::{PoolView, place};
 use bulkhead_cluster::schema::{Replica, VolumeRecord, VolumeSpec, VolumeState};
 use bulkhead_cluster::volumes::{Begun, NewVolume, Placed, Volume as Stored};
 
-use super::attach::close;
+use super::attach::{LOOK, close};
 use super::context::{Daemon, blocking, volume_failed};
 use super::{spec, view};
 use crate::options::VolumeRequest;
 use crate::service::ServiceError;
-
-/// The longest time between looks at a volume on which others work; a change is seen at once.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// What became of a volume that existed already.
 enum Settled {

@@ -308,9 +308,12 @@ fn is_attached_on(volume: &VolumeRecord, node: NodeId) -> bool {
         .is_some_and(|primary| primary.node == node && !primary.upkeep)
 }
 
-/// Whether a node has a replica in sync of a volume, and nobody else who lives has one.
+/// Whether a node has a replica in sync of a volume, and nobody else who lives has one that can be read.
 fn is_last_in_reach(contents: &Contents, volume: &VolumeRecord, node: NodeId) -> bool {
-    let mut members = volume.members().filter(|replica| replica.made);
+    let is_sound = |replica: &&Replica| {
+        replica.made && replica.trouble.is_none() && !contents.is_pool_down(replica.pool)
+    };
+    let mut members = volume.members().filter(is_sound);
     let has = volume.members().any(|replica| replica.node == node);
     has && !members.any(|replica| replica.node != node && contents.is_alive(replica.node))
 }

@@ -17,7 +17,7 @@ use crate::options::check_label;
 use crate::service::{LabelChange, NodePoolView, NodeView, NodeVolumeView, ServiceError};
 
 /// The shortest beginning of an id that is taken for one.
-const MIN_ID: usize = 4;
+pub(super) const MIN_ID: usize = 4;
 
 /// What the volumes make of nodes and pools, from one pass over all of them.
 #[derive(Debug, Default)]

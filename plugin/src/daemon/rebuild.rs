@@ -13,6 +13,7 @@ use bulkhead_cluster::schema::{
 };
 use bulkhead_cluster::volumes::{Held, ReplicaChange, Volume as Stored, VolumeError};
 use bulkhead_engine::ids::{NodeId, PoolId, ReplicaId, VolumeId};
+use bulkhead_engine::node::{PeerView, Reach, Standing, VolumeState as EngineState};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -71,6 +72,20 @@ impl HeldHere {
             Self::Attached(attached) => &attached.looking,
             Self::Tended(tended) => &tended.looking,
         }
+    }
+
+    /// Whether the engine serves it with every member.
+    fn is_whole(&self) -> bool {
+        let status = match self {
+            Self::Attached(attached) => attached.volume.status(),
+            Self::Tended(tended) => tended.volume.status(),
+        };
+        let is_there = |peer: &PeerView| peer.reach == Reach::Up && peer.trouble.is_none();
+        let mut members = status
+            .replicas
+            .iter()
+            .filter(|peer| peer.standing == Standing::Member);
+        matches!(status.state, EngineState::Serving) && members.all(is_there)
     }
 
     fn is_dead(&self) -> bool {
@@ -217,14 +232,14 @@ impl Daemon {
     }
 
     fn to_be_changed(&self, held: &HeldHere) -> Option<Arc<Stored>> {
-        let away = self.away();
+        let (away, is_whole) = (self.away(), held.is_whole());
         self.catalogue.read(|contents| {
             let volume = contents.by_id(held.id())?.clone();
             let ours = volume
                 .primary
                 .as_ref()
                 .is_some_and(|primary| primary.attachment == held.attachment());
-            let due = ours && !self.changes_to(&volume, &away, contents).is_empty();
+            let due = ours && !self.changes_by(is_whole, &volume, &away, contents).is_empty();
             due.then_some(volume)
         })
     }
@@ -237,6 +252,22 @@ impl Daemon {
     /// Whether a replica is not to be expected back.
     pub(super) fn is_lost(&self, replica: &Replica, away: &Away) -> bool {
         away.is_lost(replica, self.config.rebuild_after.duration())
+    }
+
+    /// What whoever holds a volume is to change about its replicas. The record learns of a failure a moment later than the
+    /// engine: nothing is discarded while a member is being lost, as it may be the one that is needed.
+    fn changes_by(
+        &self,
+        is_whole: bool,
+        volume: &VolumeRecord,
+        away: &Away,
+        contents: &Contents,
+    ) -> Vec<ReplicaChange> {
+        let mut changes = self.changes_to(volume, away, contents);
+        if !is_whole {
+            changes.retain(|change| !matches!(change, ReplicaChange::Discard { .. }));
+        }
+        changes
     }
 
     /// What is to be changed about the replicas of a volume, as its record is.
@@ -321,10 +352,10 @@ impl Daemon {
         };
         let changes = Mutex::new(Vec::new());
         let decide = |now: &VolumeRecord| {
-            let away = self.away();
+            let (away, is_whole) = (self.away(), here.is_whole());
             let decided = self
                 .catalogue
-                .read(|contents| self.changes_to(now, &away, contents));
+                .read(|contents| self.changes_by(is_whole, now, &away, contents));
             changes.lock().clone_from(&decided);
             decided
         };

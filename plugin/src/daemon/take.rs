@@ -14,12 +14,11 @@ use bulkhead_engine::machine::{MemberState, Record as EngineRecord, RecordReplic
 use bulkhead_engine::node::Surveyed;
 use tokio::time::timeout;
 
+use super::attach::LOOK;
 use super::context::{Daemon, volume_failed};
 use super::phases::Phases;
 use crate::service::ServiceError;
 
-/// Between looks at a volume that another node holds; a change of its record is seen at once.
-const LOOK: Duration = Duration::from_secs(1);
 /// How long the replicas are waited for that are asked for their epochs.
 const SURVEY: Duration = Duration::from_secs(4);
 /// How long those are waited for whose nodes are dead by the store, while there are others: whoever is off or cut off does not

@@ -143,7 +143,9 @@ impl World {
 
     /// Whether the primary on this node was attached before the store was restored: nobody newer is left out by it.
     pub(crate) fn was_before_the_restored(&self, node: usize) -> bool {
-        self.restored.at.is_some_and(|restored| self.nodes[node].attached_at < restored)
+        self.restored
+            .at
+            .is_some_and(|restored| self.nodes[node].attached_at < restored)
     }
 
     /// T3: a primary serves by a store that was restored, though replicas know better. None of those may have been there when they

@@ -124,11 +124,21 @@ impl<P: Payload> Primary<P> {
         let others = self.members & !bit(peer);
         let at = &self.peers[peer];
         let wanted = self.phase != Phase::Serving || !at.is_member() || at.condemned.is_some();
-        if wanted || others == 0 || self.sound_members() & others != others {
+        let sound = self.sound_members() & others == others || self.config.faults.has(Fault::DismissedAnyway);
+        if wanted || others == 0 || !sound {
             return;
         }
         self.peers[peer].condemned = Some(Condemned::Dismissed);
         self.stirred = true;
+    }
+
+    /// Whether a member has to leave before anything is acknowledged again.
+    pub(super) fn has_lost_a_member(&self) -> bool {
+        let is_lost = |peer: PeerId| {
+            let condemned = self.peers[peer].condemned;
+            condemned.is_some() && condemned != Some(Condemned::Dismissed)
+        };
+        each(self.members).any(is_lost)
     }
 
     /// Whoever is dismissed stays after all if another member is not sound any more by the time of the swap: nothing is wrong with it,

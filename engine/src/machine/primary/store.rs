@@ -195,7 +195,9 @@ impl<P: Payload> Primary<P> {
 
     /// The record was read because a change met a conflict. One that is older than what is known here, and stays so, shows that the
     /// store was restored from an older copy under this primary: no change could ever be made again. If the copy is of this
-    /// epoch, no change of members is lost, and the record is what somebody else made of it. Else a person has to decide (T3).
+    /// epoch, no change of members is lost, and the record is what somebody else made of it. Else a person has to decide (T3):
+    /// the volume is served for as long as it needs no change, since nobody else can be attached to members that know the
+    /// newer epoch, and ends once a member is lost.
     pub(super) fn record_read(&mut self, record: Record, revision: Revision, out: &mut Vec<Action<P>>) {
         let is_outcome = |pending: &PendingChange| pending.id == record.change;
         let in_conflict = std::mem::take(&mut self.lane.unexplained)
@@ -218,8 +220,10 @@ impl<P: Payload> Primary<P> {
         }
         self.lane.older_seen = 0;
         if record.epoch < self.epoch {
-            let (replica, record) = (self.epoch, record.epoch);
-            self.end(EndReason::StoreIsOlder { replica, record }, out);
+            if self.has_lost_a_member() {
+                let (replica, record) = (self.epoch, record.epoch);
+                self.end(EndReason::StoreIsOlder { replica, record }, out);
+            }
             return;
         }
         self.lane.revision = Revision::default();

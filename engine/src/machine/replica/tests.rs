@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::format::{ReplicaIdentity, Superblock};
-use crate::geometry::ByteRange;
+use crate::geometry::{ByteRange, Chunk};
 use crate::ids::{BootId, ClusterId, Incarnation, ReplicaId, VolumeId};
 use crate::machine::protocol::{Open, Opened, StampRule};
 
@@ -191,6 +191,44 @@ fn a_cold_region_waits_for_its_bit_and_a_warm_one_does_not() {
     ));
     bench.write(8192, 1);
     assert!(matches!(bench.disk()[..], [(_, DiskOp::Write { .. })]));
+}
+
+#[test]
+fn a_digest_is_given_for_each_block_with_the_stamp_of_the_chunk() {
+    let stamp = Tick::new(Epoch(1), 3);
+    let mut bench = Bench::load(BOOT, |image| image.stamps.set(Chunk(1), stamp));
+    bench.open(1);
+    bench.settle();
+    bench.replies();
+    let ask = |bench: &mut Bench, block: u32, len: u64, found: DiskDone<Data>| {
+        let range = ByteRange::new(64 << 10, len);
+        bench.ask(Request::Digests { range, block });
+        for (id, op) in bench.disk() {
+            assert_eq!(op, DiskOp::ReadOrHole(range));
+            let event = Event::Disk {
+                id,
+                result: Ok(found.clone()),
+            };
+            bench.replica.handle(bench.now, event, &mut bench.out);
+        }
+        bench.replies()
+    };
+    let mut bytes = vec![0; 9728];
+    bytes[5000] = 1;
+    let wanted = [0, crate::machine::payload::digest(&bytes[4096..8192]), 0];
+    let blocks = wanted.to_vec();
+    let found = DiskDone::Data(Data(bytes));
+    assert_eq!(
+        ask(&mut bench, 4096, 9728, found),
+        [Reply::Digests { blocks, stamp }]
+    );
+    let blocks = vec![0; 16];
+    let hole = ask(&mut bench, 4096, 64 << 10, DiskDone::Hole);
+    assert_eq!(hole, [Reply::Digests { blocks, stamp }]);
+    for block in [0, 256, 1000] {
+        let refused = ask(&mut bench, block, 4096, DiskDone::Hole);
+        assert_eq!(refused, [Reply::Refused(Refusal::Malformed)]);
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! What is decided about a volume that nobody has mounted by records and by what its replicas say of themselves: whether it
 //! may be taken, by whom, and whether a replica may go. Asks nobody and changes nothing.
 
+use std::collections::BTreeSet;
+
 use bulkhead_cluster::schema::{Replica, ReplicaState, VolumeRecord, VolumeState};
 use bulkhead_engine::ids::{NodeId, ReplicaId, VolumeId};
 use bulkhead_engine::machine::protocol::Inspected;
@@ -10,16 +12,18 @@ use crate::daemon::rebuild::{self, Away};
 
 /// What the members say of themselves.
 pub(super) enum Members {
-    /// Each was closed in order in the record's epoch: they are the same, and hold all there is.
+    /// Each was closed in order, and at the same point: they are the same, and hold all there is.
     AtRest,
-    /// Those that answer were, and so each of them holds all there is.
+    /// Those that answer were closed in order, and so each of them holds all there is.
     Sound,
     /// A person may have to decide, or a node that is away to come back: nothing is done.
     Doubtful(String),
 }
 
 /// Nobody uses the volume, so nothing may be decided for the sake of its replicas that a later mount could decide better: a
-/// member that does not answer is left behind only if another one shows that it holds everything.
+/// member that does not answer is left behind only if another one shows that it holds everything. One that was closed in order
+/// in an epoch before the record's shows that too: it would have been opened in the newer one, and written that down, before
+/// anybody was served (T2, D5). The record's epoch passes theirs where a member was dropped, or an attachment came to nothing.
 pub(super) fn judge_members(volume: &VolumeRecord, surveyed: &[Surveyed]) -> Members {
     let is_member = |found: &&Surveyed| volume.members().any(|member| member.id == found.replica);
     let said: Vec<&Inspected> = surveyed
@@ -35,11 +39,13 @@ pub(super) fn judge_members(volume: &VolumeRecord, surveyed: &[Surveyed]) -> Mem
         return Members::Doubtful("a replica in sync has failed".to_owned());
     }
     let all = said.len() == volume.members().count();
-    let is_at_rest = |found: &&Inspected| found.clean && found.epoch == volume.epoch;
-    if all && said.iter().all(is_at_rest) {
-        Members::AtRest
-    } else if !said.is_empty() && said.iter().all(is_at_rest) {
-        Members::Sound
+    if !said.is_empty() && said.iter().all(|found| found.clean) {
+        let points: BTreeSet<_> = said.iter().map(|found| (found.epoch, found.durable)).collect();
+        if all && points.len() == 1 {
+            Members::AtRest
+        } else {
+            Members::Sound
+        }
     } else {
         Members::Doubtful("what its replicas in sync hold is for the next mount to find out".to_owned())
     }
