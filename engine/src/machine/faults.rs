@@ -237,8 +237,6 @@ faults! {
     ReleaseNotAwaited = "release-not-awaited",
     /// A member that was dismissed goes whether the others can be counted on or not (L2).
     DismissedAnyway = "dismissed-anyway",
-    /// A record of an older revision than the known one is always passed over, also if the store has none newer (T3).
-    OlderStoreOverlooked = "older-store-overlooked",
 }
 
 /// The faults that a machine has.

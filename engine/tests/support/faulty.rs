@@ -22,6 +22,8 @@ pub struct Faults {
     pub sync_delay_ms: AtomicU64,
     /// How long a write takes, in milliseconds.
     pub write_delay_ms: AtomicU64,
+    /// How long a read takes, in milliseconds, and to see where data lies.
+    pub read_delay_ms: AtomicU64,
     /// Syncs that were asked for.
     pub syncs: AtomicUsize,
     /// Writes and zeroes that were asked for.
@@ -69,6 +71,7 @@ impl BlockFile for Faulty {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        Faults::delay(&self.faults.read_delay_ms);
         Faults::fail(&self.faults.read)?;
         self.inner.read_at(buf, offset)
     }
@@ -91,6 +94,7 @@ impl BlockFile for Faulty {
     }
 
     fn next_data(&self, from: u64) -> io::Result<Option<ByteRange>> {
+        Faults::delay(&self.faults.read_delay_ms);
         self.inner.next_data(from)
     }
 

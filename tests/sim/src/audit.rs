@@ -162,6 +162,10 @@ impl World {
         if since < 2 * SEC {
             return;
         }
+        if since > 20 * SEC && std::mem::take(&mut self.restored.running) {
+            self.wanted = (self.wanted + 1) % self.nodes.len();
+            self.wanted_ask = true;
+        }
         let healthy = record
             .replicas
             .iter()

@@ -27,6 +27,8 @@ pub struct Restored {
     telling: Vec<usize>,
     /// Whether who attaches asks the replicas first; else their refusal has to do.
     pub(crate) asks_first: bool,
+    /// It was restored under running primaries; the volume has to be attached anew before its record can be changed.
+    pub(crate) running: bool,
     /// What the shell notes when a primary has found out.
     pub(crate) noted: bool,
 }
@@ -47,7 +49,8 @@ impl World {
         self.make_calm();
         // What is being attached right now could not be told from what is attached after it.
         let attaching = |node: &Node| matches!(node.attach, Attach::Swapping { .. });
-        if self.rng.chance(50) && !self.nodes.iter().any(attaching) {
+        let running = self.rng.chance(50) && !self.nodes.iter().any(attaching);
+        if running {
             self.store.revision = Revision(self.store.revision.0 - (1 << 31));
         } else {
             for node in 0..self.nodes.len() {
@@ -72,6 +75,7 @@ impl World {
             asks_first: self.rng.chance(50) || telling.is_empty(),
             knowing,
             telling,
+            running,
             noted: false,
         };
         tell!(

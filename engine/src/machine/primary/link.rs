@@ -261,7 +261,10 @@ impl<P: Payload> Primary<P> {
             return;
         };
         let reason = match record {
-            Some(record) if record <= replica => EndReason::StoreIsOlder { replica, record },
+            // One that is ahead of this primary shows that it was replaced, whatever the store has been through since.
+            Some(record) if record <= replica && record <= self.epoch => {
+                EndReason::StoreIsOlder { replica, record }
+            }
             _ => EndReason::Superseded(replica),
         };
         self.end(reason, out);

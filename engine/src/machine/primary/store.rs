@@ -146,7 +146,9 @@ impl<P: Payload> Primary<P> {
         let node = self.config.node;
         let outcome = |pending: &PendingChange| {
             let epoch = pending.record.epoch == record.epoch && record.primary == Some(node);
-            pending.id == record.change && (epoch || self.config.faults.has(Fault::OutcomeByChange))
+            // A record older than the one that the change was made from is of a store that was restored.
+            let newer = revision > self.lane.revision;
+            pending.id == record.change && (epoch && newer || self.config.faults.has(Fault::OutcomeByChange))
         };
         if self.lane.pending.as_ref().is_some_and(outcome) {
             // What was added to it since is part of it.
@@ -194,20 +196,14 @@ impl<P: Payload> Primary<P> {
     }
 
     /// The record was read because a change met a conflict. One that is older than what is known here, and stays so, shows that the
-    /// store was restored from an older copy under this primary: no change could ever be made again. If the copy is of this
-    /// epoch, no change of members is lost, and the record is what somebody else made of it. Else a person has to decide (T3):
-    /// the volume is served for as long as it needs no change, since nobody else can be attached to members that know the
-    /// newer epoch, and ends once a member is lost.
+    /// store was restored from an older copy under this primary: no change could ever be made again. Once a member is lost a person
+    /// has to decide (T3); until then nobody else can be attached to members that know the newer epoch, and the volume is served.
+    /// A copy of this primary's own epoch is not taken up either: somebody may have taken over after it was made, and have left
+    /// this primary's members behind, so that nobody here would know. Whoever attaches next asks everybody.
     pub(super) fn record_read(&mut self, record: Record, revision: Revision, out: &mut Vec<Action<P>>) {
-        let is_outcome = |pending: &PendingChange| pending.id == record.change;
-        let in_conflict = std::mem::take(&mut self.lane.unexplained)
-            && self
-                .lane
-                .pending
-                .as_ref()
-                .is_some_and(|pending| !is_outcome(pending));
+        let in_conflict = std::mem::take(&mut self.lane.unexplained) && self.lane.pending.is_some();
         let older = revision < self.lane.revision && in_conflict;
-        if !older || self.config.faults.has(Fault::OlderStoreOverlooked) {
+        if !older {
             if revision >= self.lane.revision {
                 self.lane.older_seen = 0;
             }
@@ -219,15 +215,10 @@ impl<P: Payload> Primary<P> {
             return;
         }
         self.lane.older_seen = 0;
-        if record.epoch < self.epoch {
-            if self.has_lost_a_member() {
-                let (replica, record) = (self.epoch, record.epoch);
-                self.end(EndReason::StoreIsOlder { replica, record }, out);
-            }
-            return;
+        if record.epoch < self.epoch && self.has_lost_a_member() {
+            let (replica, record) = (self.epoch, record.epoch);
+            self.end(EndReason::StoreIsOlder { replica, record }, out);
         }
-        self.lane.revision = Revision::default();
-        self.record_seen(record, revision, out);
     }
 
     fn change_applied(&mut self, revision: Revision, record: Option<Record>, out: &mut Vec<Action<P>>) {
