@@ -7,6 +7,7 @@ export DESTDIR ?=
 export PLUGIN ?= bulkhead:latest
 export PURGE ?=
 
+export SHOTS ?=
 export QUICK ?=
 export PAGE ?=
 
@@ -20,7 +21,7 @@ SEED ?=
 SEEDS ?= 2000
 FROM ?= 0
 
-.PHONY: bench bench-control bench-recovery lab lab-down lab-enter demo test-cluster test-faults test-ha sim sim-faults help up down build install uninstall plugin test lint fmt
+.PHONY: bench bench-control bench-recovery lab lab-down lab-enter demo test-api test-ui test-cluster test-faults test-ha sim sim-faults help up down build install uninstall plugin test lint fmt
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -48,6 +49,12 @@ plugin: ## the managed Docker plugin, named PLUGIN
 
 test: ## formatting, lints, documentation and every test; needs root
 	@scripts/test.sh
+
+test-api: ## the API against its own OpenAPI document, with schemathesis; needs root
+	@scripts/test-api.sh
+
+test-ui: ## the web page in headless Chromium; SHOTS names a directory for screenshots; needs root
+	@scripts/test-ui.sh
 
 lab: ## a cluster of HOSTS hosts to play with, on STORE (etcd or consul), until ctrl-C
 	@scripts/lab.sh up --store $(STORE) --hosts $(HOSTS)

@@ -42,6 +42,7 @@ install)
         install -d "$(dirname "$file")"
         "$binary" completion "${line%% *}" >"$file"
     done
+    "$binary" man "$root$share/man/man1" >/dev/null
     say "Installed $root$bin"
     if [ -z "$root" ] && systemd_runs; then
         systemctl daemon-reload
@@ -57,6 +58,7 @@ uninstall)
     for line in "${completions[@]}"; do
         rm -f "$root${line#* }"
     done
+    rm -f "$root$share"/man/man1/bulkhead.1 "$root$share"/man/man1/bulkhead-*.1
     if [ -z "$root" ] && systemd_runs; then systemctl daemon-reload; fi
     say "Removed; $config and the data in /var/lib/bulkhead stay"
     ;;

@@ -14,3 +14,16 @@ pub mod data;
 pub mod machine;
 pub mod page;
 pub mod spread;
+
+use std::process::ExitCode;
+
+/// What a bench ends with: its error is told to people, under the bench's name.
+pub fn ended(bench: &str, outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{bench}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bulkhead_benches::control::report::{Size, markdown};
 use bulkhead_benches::control::run::{Plan, run};
-use bulkhead_benches::page;
+use bulkhead_benches::{ended, page};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -40,20 +40,10 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("bench-control: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(measure(&arguments)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench-control: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let measured = tokio::runtime::Runtime::new()
+        .map_err(Into::into)
+        .and_then(|runtime| runtime.block_on(measure(&arguments)));
+    ended("bench-control", measured)
 }
 
 async fn measure(arguments: &Arguments) -> anyhow::Result<()> {

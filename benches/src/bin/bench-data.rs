@@ -13,7 +13,7 @@ use bulkhead_benches::data::run::rounds;
 use bulkhead_benches::data::target::{Sizes, Target};
 use bulkhead_benches::data::workload::{Effort, all};
 use bulkhead_benches::data::{cost, plot, report};
-use bulkhead_benches::{machine, page};
+use bulkhead_benches::{ended, machine, page};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -40,13 +40,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match measure(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ended("bench", measure(&Arguments::parse()))
 }
 
 fn measure(arguments: &Arguments) -> Result<()> {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use bulkhead_benches::data::recovery;
-use bulkhead_benches::{machine, page};
+use bulkhead_benches::{ended, machine, page};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -33,13 +33,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match measure(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench-recovery: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ended("bench-recovery", measure(&Arguments::parse()))
 }
 
 fn measure(arguments: &Arguments) -> Result<()> {

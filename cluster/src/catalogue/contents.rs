@@ -14,8 +14,8 @@ use crate::placement::View;
 use crate::schema::{
     ALERTS, AlertRecord, CLASSES, CLUSTER_KEY, ClassRecord, ClusterRecord, DEFAULT_CLASS_KEY,
     DefaultClassRecord, EVENTS, EventRecord, LIVE, LiveRecord, NAMES, NODE_NAMES, NODES, NameRecord,
-    NodeRecord, POOLS, PoolRecord, Record, SchemaError, Stored, TOKENS, TokenRecord, VOLUMES, VolumeState,
-    decode_name, read,
+    NodeRecord, POOLS, PoolRecord, PoolState, Record, SchemaError, Stored, TOKENS, TokenRecord, VOLUMES,
+    VolumeState, decode_name, read,
 };
 use crate::store::{Entry, Event, Revision};
 use crate::volumes::Volume;
@@ -109,6 +109,16 @@ impl Contents {
     /// All pools.
     pub fn pools(&self) -> impl Iterator<Item = &PoolRecord> {
         self.pools.values()
+    }
+
+    /// The pool of an id.
+    pub fn pool(&self, id: PoolId) -> Option<&PoolRecord> {
+        self.pools.get(&id)
+    }
+
+    /// Whether a pool is known not to be there.
+    pub fn is_pool_down(&self, id: PoolId) -> bool {
+        self.pool(id).is_some_and(|pool| pool.state == PoolState::Down)
     }
 
     /// All classes, in the order of their names.

@@ -15,6 +15,10 @@ use crate::store::{Options, Secret, StoreError, Tls};
 
 /// Between trying one member and the next one beside it.
 const STAGGER: Duration = Duration::from_millis(150);
+/// Between asking all of them and doing so again while they elect a leader.
+const AGAIN: Duration = Duration::from_millis(100);
+/// What a member's own words begin with, unlike those of a connection that fails.
+const MEMBER: &str = "etcdserver:";
 /// How often an idle connection is asked whether it lives, and how long it may take to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
@@ -22,6 +26,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 pub(super) enum NoLink {
     /// No member answers.
     Away(String),
+    /// One is there, and says that it cannot answer now: they are electing a leader.
+    Electing(String),
     /// One answered, and refused.
     Refused(StoreError),
 }
@@ -90,8 +96,9 @@ impl Links {
         })
     }
 
-    /// The connection, made if there is none; or why no member answers.
+    /// The connection, made if there is none; or why no member answers. An election is waited for.
     pub(super) async fn get(&self, until: Instant) -> Result<Link, NoLink> {
+        let mut electing = None;
         let work = async {
             if let Some(link) = &*self.current() {
                 return Ok(link.clone());
@@ -100,17 +107,25 @@ impl Links {
             if let Some(link) = &*self.current() {
                 return Ok(link.clone());
             }
-            let link = self.connect().await?;
-            *self.current() = Some(link.clone());
-            Ok(link)
+            loop {
+                match self.connect().await {
+                    Ok(link) => {
+                        *self.current() = Some(link.clone());
+                        return Ok(link);
+                    }
+                    Err(NoLink::Electing(reason)) => electing = Some(reason),
+                    Err(no_link) => return Err(no_link),
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
         };
-        match tokio::time::timeout_at(until.into(), work).await {
-            Ok(result) => result,
-            Err(_) => Err(NoLink::Away(format!(
-                "none of {} answers",
-                self.endpoints.join(", ")
-            ))),
+        if let Ok(result) = tokio::time::timeout_at(until.into(), work).await {
+            return result;
         }
+        Err(match electing {
+            Some(reason) => NoLink::Electing(reason),
+            None => NoLink::Away(format!("none of {} answers", self.endpoints.join(", "))),
+        })
     }
 
     /// A connection did not do its work: the next call looks for another one.
@@ -168,7 +183,13 @@ impl Links {
             };
             reasons.push(format!("{endpoint}: {reason}"));
         }
-        Err(refused.map_or_else(|| NoLink::Away(reasons.join("; ")), NoLink::Refused))
+        let is_there = reasons.iter().any(|reason| reason.contains(MEMBER));
+        let reasons = reasons.join("; ");
+        Err(match refused {
+            Some(error) => NoLink::Refused(error),
+            None if is_there => NoLink::Electing(reasons),
+            None => NoLink::Away(reasons),
+        })
     }
 
     /// A connection to the member at a URL, whatever state it is in.

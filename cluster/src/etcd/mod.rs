@@ -110,12 +110,17 @@ impl Inner {
 
     fn no_link(&self, no_link: NoLink) -> StoreError {
         match no_link {
-            NoLink::Away(reason) => self.unreachable(&reason),
+            NoLink::Away(reason) | NoLink::Electing(reason) => self.unreachable(&reason),
             NoLink::Refused(error) => {
                 self.access.failed(&error.to_string());
                 error
             }
         }
+    }
+
+    /// How long one member is waited for. One that hangs may use up half of the time, not all of it.
+    fn patience(&self) -> Duration {
+        self.deadline / 2
     }
 
     /// A call that may be made again: at another member if one does not answer.
@@ -125,8 +130,7 @@ impl Inner {
         work: impl Fn(Client) -> F + Send + Sync,
     ) -> Result<T, StoreError> {
         let until = Instant::now() + self.deadline;
-        // One member that hangs may use up half of the time, not all of it.
-        let mut patience = self.deadline / 2;
+        let mut patience = self.patience();
         loop {
             let link = self
                 .links
@@ -163,7 +167,9 @@ impl Inner {
         }
     }
 
-    /// A call that may be made once only: again just if it certainly was not sent.
+    /// A call that may be made once only: again just if it certainly was not sent. A member that passes a change on to a leader
+    /// that has just died never hears of it again, and says nothing for seven seconds; who asks whether the change was made
+    /// and makes it again is done sooner.
     async fn change<T, F: Future<Output = Result<T, Error>> + Send>(
         &self,
         work: impl Fn(Client) -> F + Send + Sync,
@@ -176,17 +182,14 @@ impl Inner {
                 .await
                 .map_err(|no_link| self.no_link(no_link))?;
             let left = until.saturating_duration_since(Instant::now());
-            let fault = match tokio::time::timeout(left, work(link.client())).await {
+            let patience = left.min(self.patience());
+            let fault = match tokio::time::timeout(patience, work(link.client())).await {
                 Ok(Ok(value)) => {
                     self.access.answered();
                     return Ok(value);
                 }
                 Ok(Err(error)) => classify(&self.name, &error),
-                Err(_) => Fault::Unknown(format!(
-                    "no answer of {} within {:?}",
-                    link.endpoint(),
-                    self.deadline
-                )),
+                Err(_) => Fault::Unknown(format!("no answer of {} within {patience:?}", link.endpoint())),
             };
             match fault {
                 Fault::Refused(error) => {

@@ -10,6 +10,7 @@ mod force;
 mod making;
 mod primary;
 mod replicas;
+mod update;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub use self::create::{Begun, NewVolume, Placed};
 pub use self::force::Force;
 pub use self::primary::{Swap, engine_record};
 pub use self::replicas::{Held, ReplicaChange};
+pub use self::update::Update;
 
 use crate::records::{self, RecordError};
 use crate::schema::{

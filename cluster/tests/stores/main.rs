@@ -6,6 +6,7 @@ mod conformance;
 mod consul;
 mod etcd;
 mod faults;
+mod leader;
 mod lossy;
 mod members;
 mod nodes;

@@ -12,10 +12,12 @@
 //! | [`loopdev`] | loop devices: configure, find, let go |
 //! | [`fs`] | make, check, mount, grow and trim file systems |
 //! | [`stale`] | what a killed daemon left behind |
+//! | [`clock`] | whether something keeps the clock right |
 //! | [`memory`] | the process's promise not to wait for its own volumes when memory is short |
 
 pub mod attachment;
 pub(crate) mod bounded;
+pub mod clock;
 pub(crate) mod command;
 mod dirs;
 pub(crate) mod error;

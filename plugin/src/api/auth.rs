@@ -10,6 +10,7 @@ use hyper::header::{AUTHORIZATION, CACHE_CONTROL, HeaderValue, WWW_AUTHENTICATE}
 use hyper::{HeaderMap, Method, StatusCode};
 
 use super::error::{ErrorCode, Refused};
+use super::web::is_page;
 use super::{PREFIX, Services};
 use crate::service::Role;
 
@@ -26,6 +27,7 @@ pub enum Peer {
 pub(super) async fn check(State(services): State<Arc<Services>>, request: Request, next: Next) -> Response {
     let allowed = match request.extensions().get::<Peer>() {
         Some(Peer::Root) => Ok(()),
+        _ if is_page(request.method(), request.uri().path()) => Ok(()),
         _ => allowed(&services, &request),
     };
     let mut response = match allowed {

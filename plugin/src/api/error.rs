@@ -53,11 +53,10 @@ impl ErrorCode {
     fn status(self) -> StatusCode {
         match self {
             Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Conflict | Self::Busy => StatusCode::CONFLICT,
+            Self::Conflict | Self::Busy | Self::NoSpace => StatusCode::CONFLICT,
             Self::Invalid => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -141,7 +140,7 @@ pub(super) enum Errors {
     /// The request was not there in time.
     #[response(status = 408)]
     TooSlow(#[to_schema] ErrorBody),
-    /// It exists and differs, is in use, or something else is under way.
+    /// It exists and differs, is in use, something else is under way, or there is no room.
     #[response(status = 409)]
     Conflict(#[to_schema] ErrorBody),
     /// The request is too long.
@@ -153,7 +152,4 @@ pub(super) enum Errors {
     /// The daemon or its store is not ready.
     #[response(status = 503)]
     Unavailable(#[to_schema] ErrorBody),
-    /// There is no room.
-    #[response(status = 507)]
-    NoSpace(#[to_schema] ErrorBody),
 }

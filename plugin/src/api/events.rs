@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::Services;
 use super::error::{Errors, Refused};
-use crate::service::{AlertView, EventView, Management};
+use crate::service::{AlertView, EventView, IoView, Management};
 
 /// How often a stream that has nothing to tell says that it is there.
 const ALIVE: Duration = Duration::from_secs(10);
@@ -104,6 +104,12 @@ impl Follower {
             self.told = known;
         }
     }
+}
+
+/// What the volumes that are attached on this node have served.
+#[utoipa::path(get, path = "/io", tag = "events", responses((status = 200, body = Vec<IoView>), Errors))]
+pub(super) async fn io(State(services): State<Arc<Services>>) -> Result<Json<Vec<IoView>>, Refused> {
+    Ok(Json(services.management()?.io().await?))
 }
 
 /// The figures of this node and of the volumes on it, in the text form of Prometheus.

@@ -15,12 +15,18 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Refused> {
         let body = read_body(request.into_body()).await?;
-        serde_json::from_slice(&body).map(Self).map_err(|error| {
+        let refused = |error: serde_json::Error| {
             Refused::new(
                 ErrorCode::Invalid,
                 format!("the request is not understood: {error}"),
             )
-        })
+        };
+        // Fields without their names are no request, though they could be taken for one.
+        let fields: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&body).map_err(refused)?;
+        serde_json::from_value(serde_json::Value::Object(fields))
+            .map(Self)
+            .map_err(refused)
     }
 }
 

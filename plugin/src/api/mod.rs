@@ -8,11 +8,13 @@ mod cluster;
 mod error;
 mod events;
 mod extract;
+mod life;
 mod node;
 mod openapi;
 mod path;
 mod tls;
 mod volumes;
+mod web;
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -11,8 +11,8 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::error::{ErrorCode, Refused};
-use super::{PREFIX, Services, access, auth, cluster, events, node, volumes};
+use super::error::{ErrorBody, ErrorCode, ErrorDetail, Refused};
+use super::{PREFIX, Services, access, auth, cluster, events, life, node, volumes, web};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -28,6 +28,7 @@ use super::{PREFIX, Services, access, auth, cluster, events, node, volumes};
         (name = "events", description = "What is wrong, what happened, and figures"),
         (name = "tokens", description = "Who may use this over the network; only for the role admin")
     ),
+    components(schemas(ErrorBody, ErrorDetail, ErrorCode)),
     security(("token" = [])),
     modifiers(&Token)
 )]
@@ -49,7 +50,7 @@ fn paths() -> OpenApiRouter<Arc<Services>> {
         .routes(routes!(node::pools, node::add_pool))
         .routes(routes!(node::remove_pool))
         .routes(routes!(volumes::list, volumes::create))
-        .routes(routes!(volumes::get, volumes::delete))
+        .routes(routes!(volumes::get, volumes::delete, life::update_volume))
         .routes(routes!(volumes::force_primary))
         .routes(routes!(
             volumes::verify_status,
@@ -61,9 +62,11 @@ fn paths() -> OpenApiRouter<Arc<Services>> {
         .routes(routes!(cluster::nodes))
         .routes(routes!(cluster::node))
         .routes(routes!(cluster::label))
+        .routes(routes!(life::duty, life::set_duty))
         .routes(routes!(cluster::classes, cluster::create_class))
         .routes(routes!(cluster::class, cluster::delete_class))
         .routes(routes!(cluster::default_class, cluster::set_default_class))
+        .routes(routes!(events::io))
         .routes(routes!(events::alerts))
         .routes(routes!(events::events))
         .routes(routes!(events::stream))
@@ -96,6 +99,7 @@ pub(super) fn router(services: &Arc<Services>) -> Router {
     paths()
         .split_for_parts()
         .0
+        .merge(web::router())
         .fallback(nowhere)
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(services.clone(), auth::check))

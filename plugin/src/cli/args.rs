@@ -1,18 +1,23 @@
-//! The arguments. The daemon's flags are made from its settings, so that there is one for each.
+//! The arguments.
+
+mod generate;
+mod lists;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bulkhead_cluster::schema::IoPriority;
-use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::config::{Flags, describe, flag, settings};
 use crate::options::parse_size;
 use crate::service::{Role, Severity};
 
-/// Its flag is `--socket`, which all commands share.
-const CONTROL_SOCKET: &str = "control_socket";
+pub(super) use generate::{GenerateCommand, NodePlanArgs};
+pub(super) use lists::{NodeListArgs, VolumeListArgs, WatchArgs};
+pub use settings::DaemonArgs;
+pub(super) use settings::RemovalArgs;
 
 /// Highly available volumes for Docker and Swarm.
 #[derive(Debug, Parser)]
@@ -43,7 +48,7 @@ pub enum Command {
     /// Run the daemon: the Docker volume driver and this node's part in the cluster
     Daemon(DaemonArgs),
     /// Show on one screen whether everything is all right, and if not, what to do
-    Status,
+    Status(WatchArgs),
     /// Pools: the disks that volumes are stored on
     #[command(subcommand)]
     Pool(PoolCommand),
@@ -68,10 +73,37 @@ pub enum Command {
     /// Show what happened in the cluster, as far as it is kept, and with -f what happens
     Events(EventsArgs),
     /// Show what is wrong now, and what to do
-    Alerts,
+    Alerts(WatchArgs),
+    /// Show live what the volumes that are attached on this node serve: requests, bytes, how long they take
+    Top {
+        /// Between looks
+        #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+        interval: std::time::Duration,
+        /// So many looks, and no more
+        #[arg(long, value_name = "COUNT")]
+        count: Option<u64>,
+    },
+    /// Look whether this machine has what Bulkhead needs: kernel, programs, clock, disks, Docker, store, other nodes
+    Doctor,
+    /// Gather what support needs into a tarball, without secrets
+    Diags {
+        /// The tarball; one named by the time if this is left out
+        #[arg(long, short = 'f', value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
     /// Tokens: who may use the API over the network
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Print what makes machines nodes of one cluster: a script, systemd units, a managed plugin, a Swarm stack
+    #[command(subcommand)]
+    Generate(GenerateCommand),
+    /// Take Bulkhead off this machine: daemon, pools, configuration, program. Says first what would go
+    Uninstall(RemovalArgs),
+    /// Write manual pages, one for each command
+    Man {
+        /// Into which directory, such as /usr/local/share/man/man1
+        directory: PathBuf,
+    },
     /// Print a completion script, for example `bulkhead completion bash > /etc/bash_completion.d/bulkhead`
     Completion {
         /// For which shell
@@ -95,7 +127,7 @@ pub enum PoolCommand {
     },
     /// List the pools of this node
     #[command(visible_alias = "ls")]
-    List,
+    List(WatchArgs),
     /// Take a pool out of use; refused while volumes are stored on it
     #[command(visible_alias = "rm")]
     Remove {
@@ -109,14 +141,25 @@ pub enum PoolCommand {
 pub enum VolumeCommand {
     /// Create a volume
     Create(CreateArgs),
-    /// List all volumes
+    /// List the volumes
     #[command(visible_alias = "ls")]
-    List,
+    List(VolumeListArgs),
     /// Show everything about volumes
     Inspect {
         /// Their names
         #[arg(required = true)]
         names: Vec<String>,
+    },
+    /// Change how many replicas a volume has, or where they may be, while it is used
+    Update {
+        /// Its name
+        name: String,
+        /// Number of replicas
+        #[arg(long)]
+        repl: Option<u8>,
+        /// Nodes that may hold replicas, such as "n1,n2"; "" for all
+        #[arg(long, value_name = "NODES")]
+        nodes: Option<String>,
     },
     /// Compare the members of a volume while it is used; runs on the node where it is attached
     Verify {
@@ -161,12 +204,39 @@ pub enum VolumeCommand {
 pub enum NodeCommand {
     /// List the nodes of the cluster
     #[command(visible_alias = "ls")]
-    List,
+    List(NodeListArgs),
     /// Show everything about nodes: pools, labels, volumes; of this one if none is named
     Inspect {
         /// Their names or ids
         names: Vec<String>,
     },
+    /// Move the replicas of a node to other nodes, and give it no new ones; waits until it is empty
+    Drain {
+        /// Its name or id
+        name: String,
+        /// Take it back into full service instead; what has been moved stays where it is
+        #[arg(long)]
+        undo: bool,
+        /// Only say what would have to be moved
+        #[arg(long, conflicts_with = "undo")]
+        dry_run: bool,
+        /// Do not wait until it is empty
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Take a node out of service while someone works on it; its replicas are not made anew elsewhere
+    #[command(subcommand)]
+    Maintenance(MaintenanceCommand),
+    /// Give a node up for good; refused while it has volumes and lives, or while a last copy would be lost
+    Decommission {
+        /// Its name or id
+        name: String,
+        /// Only say whether it can be
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Remove what makes this machine a node: its pools with all that is in them, its identity. Says first what would go
+    Wipe(RemovalArgs),
     /// Set and remove labels of a node; `zone` and `rack` steer where replicas go
     Label {
         /// Its name or id
@@ -177,6 +247,21 @@ pub enum NodeCommand {
     },
 }
 
+/// Commands about work on a node.
+#[derive(Debug, Subcommand)]
+pub enum MaintenanceCommand {
+    /// Begin; refused while volumes are in use on it, or need it
+    Enter {
+        /// Its name or id
+        name: String,
+    },
+    /// End
+    Exit {
+        /// Its name or id
+        name: String,
+    },
+}
+
 /// Commands about storage classes.
 #[derive(Debug, Subcommand)]
 pub enum ClassCommand {
@@ -184,7 +269,7 @@ pub enum ClassCommand {
     Create(CreateClassArgs),
     /// List all storage classes
     #[command(visible_alias = "ls")]
-    List,
+    List(WatchArgs),
     /// Show everything about storage classes
     Inspect {
         /// Their names
@@ -255,7 +340,7 @@ pub enum TokenCommand {
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
     /// Show the cluster at a glance: nodes, store, volumes, capacity, and what is wrong
-    Status,
+    Status(WatchArgs),
 }
 
 /// Commands about the store.
@@ -358,74 +443,5 @@ impl SpecArgs {
             }
         }
         Ok(options)
-    }
-}
-
-/// Arguments of the daemon: a file, and a flag for each setting.
-#[derive(Clone, Debug, Default)]
-pub struct DaemonArgs {
-    /// The configuration, if one was named.
-    pub config: Option<PathBuf>,
-    /// Settings that were given as flags.
-    pub flags: Flags,
-}
-
-impl DaemonArgs {
-    /// Takes `--socket`, which all commands have, as the setting that it is for the daemon.
-    pub fn set_socket(&mut self, socket: Option<PathBuf>) {
-        if let Some(socket) = socket.and_then(|socket| socket.into_os_string().into_string().ok()) {
-            self.flags.push((CONTROL_SOCKET.to_owned(), socket));
-        }
-    }
-}
-
-fn has_flag(key: &str) -> bool {
-    key != CONTROL_SOCKET
-}
-
-impl Args for DaemonArgs {
-    fn augment_args(command: clap::Command) -> clap::Command {
-        let config = Arg::new("config")
-            .long("config")
-            .env("BULKHEAD_CONFIG")
-            .value_name("FILE")
-            .value_parser(clap::value_parser!(PathBuf))
-            .help("Configuration in TOML [default: /etc/bulkhead/bulkhead.toml, if it exists]");
-        let settings = settings()
-            .into_iter()
-            .filter(|(key, _)| has_flag(key))
-            .map(|(key, default)| {
-                Arg::new(key.clone())
-                    .long(flag(&key))
-                    .value_name("VALUE")
-                    .help(format!("{} [default: {default}]", describe(&key)))
-            });
-        command.arg(config).args(settings)
-    }
-
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
-        Self::augment_args(command)
-    }
-}
-
-impl FromArgMatches for DaemonArgs {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = |key: String| {
-            let value = matches.get_one::<String>(&key)?.clone();
-            Some((key, value))
-        };
-        Ok(Self {
-            config: matches.get_one::<PathBuf>("config").cloned(),
-            flags: settings()
-                .into_keys()
-                .filter(|key| has_flag(key))
-                .filter_map(given)
-                .collect(),
-        })
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
     }
 }

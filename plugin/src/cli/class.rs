@@ -7,17 +7,18 @@ use super::client::Client;
 use super::delete::delete_all;
 use super::print::{Lines, Printer, moment, table};
 use super::progress::waiting;
+use super::watch::show;
 use super::{CliError, Code};
 use crate::api::encode;
 use crate::options::{format_size, parse};
-use crate::service::{ClassRequest, ClassView, DefaultClass};
+use crate::service::{ClassRequest, ClassView, DefaultClass, Done};
 
 pub(super) async fn run(client: &Client, printer: &Printer, command: ClassCommand) -> Result<Code, CliError> {
     match command {
         ClassCommand::Create(args) => create(client, printer, args).await,
-        ClassCommand::List => {
-            let classes: Vec<ClassView> = client.get("/classes").await?;
-            printer.value(&classes, |classes| list(classes))?;
+        ClassCommand::List(watch) => {
+            let look = async || client.get::<Vec<ClassView>>("/classes").await;
+            show(printer, &watch, look, |classes| list(classes)).await?;
             Ok(Code::Ok)
         }
         ClassCommand::Inspect { names } => {
@@ -72,7 +73,7 @@ async fn default(
     none: bool,
 ) -> Result<Code, CliError> {
     if name.is_some() || none {
-        client
+        let _: Done = client
             .put("/default-class", &DefaultClass { class: name.clone() })
             .await?;
     }

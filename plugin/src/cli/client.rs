@@ -36,6 +36,11 @@ impl Client {
         }
     }
 
+    /// Where it listens.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         self.ask(Method::GET, path, Bytes::new(), QUESTION).await
     }
@@ -49,10 +54,22 @@ impl Client {
         self.ask(Method::POST, path, body.into(), CHANGE).await
     }
 
-    pub(super) async fn put(&self, path: &str, body: &impl Serialize) -> Result<(), CliError> {
+    pub(super) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
         let body = serde_json::to_vec(body).map_err(|error| CliError::Usage(error.to_string()))?;
-        let _: serde_json::Value = self.ask(Method::PUT, path, body.into(), CHANGE).await?;
-        Ok(())
+        self.ask(Method::PUT, path, body.into(), CHANGE).await
+    }
+
+    pub(super) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        let body = serde_json::to_vec(body).map_err(|error| CliError::Usage(error.to_string()))?;
+        self.ask(Method::PATCH, path, body.into(), CHANGE).await
     }
 
     pub(super) async fn delete(&self, path: &str) -> Result<(), CliError> {

@@ -1,16 +1,18 @@
 //! `bulkhead cluster` and `bulkhead store`.
 
+use super::args::WatchArgs;
 use super::client::Client;
 use super::print::{Lines, Printer, age, counts, moment, table};
+use super::watch::show;
 use super::{CliError, Code};
 use crate::options::format_size;
 use crate::service::{ClusterView, StoreView};
 
 /// `cluster status`.
-pub(super) async fn run(client: &Client, printer: &Printer) -> Result<Code, CliError> {
-    let cluster: ClusterView = client.get("/cluster").await?;
-    printer.value(&cluster, screen)?;
-    Ok(if cluster.healthy {
+pub(super) async fn run(client: &Client, printer: &Printer, watch: &WatchArgs) -> Result<Code, CliError> {
+    let look = async || client.get::<ClusterView>("/cluster").await;
+    let cluster = show(printer, watch, look, screen).await?;
+    Ok(if cluster.is_none_or(|cluster| cluster.healthy) {
         Code::Ok
     } else {
         Code::Unhealthy

@@ -2,9 +2,10 @@
 
 use std::time::SystemTime;
 
-use super::args::EventsArgs;
+use super::args::{EventsArgs, WatchArgs};
 use super::client::Client;
 use super::print::{Printer, moment, table};
+use super::watch::show;
 use super::{CliError, Code};
 use crate::service::{AlertView, EventKind, EventView, Severity};
 
@@ -41,10 +42,10 @@ pub(super) async fn run(client: &Client, printer: &Printer, args: &EventsArgs) -
     Err(CliError::Ended)
 }
 
-pub(super) async fn alerts(client: &Client, printer: &Printer) -> Result<Code, CliError> {
-    let alerts: Vec<AlertView> = client.get("/alerts").await?;
-    printer.value(&alerts, |alerts| alerts_screen(alerts))?;
-    Ok(if alerts.is_empty() {
+pub(super) async fn alerts(client: &Client, printer: &Printer, watch: &WatchArgs) -> Result<Code, CliError> {
+    let look = async || client.get::<Vec<AlertView>>("/alerts").await;
+    let alerts = show(printer, watch, look, |alerts| alerts_screen(alerts)).await?;
+    Ok(if alerts.is_none_or(|alerts| alerts.is_empty()) {
         Code::Ok
     } else {
         Code::Unhealthy

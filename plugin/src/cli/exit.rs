@@ -8,6 +8,7 @@ use bulkhead_engine::disk::DiskError;
 use thiserror::Error;
 
 use crate::api::{ErrorCode, ErrorDetail};
+use crate::config::ConfigError;
 use crate::options::OptionErrors;
 
 /// Exit codes.
@@ -123,6 +124,15 @@ pub enum CliError {
         /// What to do.
         hint: String,
     },
+    /// Something is in the way.
+    #[error("{0}")]
+    Refused(String),
+    /// It was tried and did not work.
+    #[error("{0}")]
+    Failed(String),
+    /// The settings are wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The daemon has ended while it was listened to.
     #[error("the daemon has ended; `systemctl status bulkhead` says why")]
     Ended,
@@ -136,9 +146,13 @@ impl CliError {
     pub fn code(&self) -> Code {
         match self {
             Self::Unreachable { .. } | Self::Ended => Code::Unreachable,
-            Self::Options(_) | Self::Usage(_) => Code::Usage,
-            Self::Timeout { .. } | Self::Garbled { .. } | Self::Replica(_) | Self::Output(_) => Code::Failed,
-            Self::Open(_) => Code::Refused,
+            Self::Options(_) | Self::Usage(_) | Self::Config(_) => Code::Usage,
+            Self::Timeout { .. }
+            | Self::Garbled { .. }
+            | Self::Replica(_)
+            | Self::Output(_)
+            | Self::Failed(_) => Code::Failed,
+            Self::Open(_) | Self::Refused(_) => Code::Refused,
             Self::NoReplica { .. } => Code::NotFound,
             Self::Daemon(detail) => match detail.code {
                 ErrorCode::NotFound => Code::NotFound,

@@ -6,17 +6,25 @@ mod class;
 mod client;
 mod cluster;
 mod delete;
+mod diags;
+mod doctor;
 mod events;
 mod exit;
+mod generate;
+mod life;
+mod man;
 mod node;
 mod pool;
 mod print;
 mod progress;
+mod removal;
 mod replica;
 mod status;
 mod token;
+mod top;
 mod verify;
 mod volume;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -41,16 +49,22 @@ pub async fn run(cli: Cli) -> ExitCode {
     let printer = Printer::new(cli.json);
     let client = Client::new(&cli.socket.unwrap_or_else(|| Config::default().control_socket));
     let done = match cli.command {
-        Command::Status => status::run(&client, &printer).await,
+        Command::Status(watch) => status::run(&client, &printer, &watch).await,
         Command::Pool(command) => pool::run(&client, &printer, command).await,
         Command::Volume(command) => volume::run(&client, &printer, command).await,
         Command::Node(command) => node::run(&client, &printer, command).await,
         Command::Class(command) => class::run(&client, &printer, command).await,
-        Command::Cluster(ClusterCommand::Status) => cluster::run(&client, &printer).await,
+        Command::Cluster(ClusterCommand::Status(watch)) => cluster::run(&client, &printer, &watch).await,
         Command::Store(StoreCommand::Status) => cluster::store(&client, &printer).await,
         Command::Replica(command) => replica::run(&printer, command),
         Command::Events(args) => events::run(&client, &printer, &args).await,
-        Command::Alerts => events::alerts(&client, &printer).await,
+        Command::Alerts(watch) => events::alerts(&client, &printer, &watch).await,
+        Command::Top { interval, count } => top::run(&client, &printer, interval, count).await,
+        Command::Diags { file } => diags::run(&client, &printer, file).await,
+        Command::Doctor => doctor::run(&client, &printer).await,
+        Command::Generate(command) => generate::run(&printer, command),
+        Command::Uninstall(args) => removal::uninstall(&client, &printer, args).await,
+        Command::Man { directory } => man::run(&printer, &directory),
         Command::Token(command) => token::run(&client, &printer, command).await,
         Command::Completion { shell } => printer.bytes(&completion(shell)),
         // `main` takes it before the runtime starts.

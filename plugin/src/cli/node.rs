@@ -6,16 +6,21 @@ use super::args::NodeCommand;
 use super::client::Client;
 use super::print::{Lines, Printer, age, moment, table};
 use super::progress::waiting;
-use super::{CliError, Code};
+use super::watch::show;
+use super::{CliError, Code, life, removal};
 use crate::api::encode;
 use crate::options::{check_label, format_size};
 use crate::service::{LabelChange, NodeView};
 
 pub(super) async fn run(client: &Client, printer: &Printer, command: NodeCommand) -> Result<Code, CliError> {
     match command {
-        NodeCommand::List => {
-            let nodes: Vec<NodeView> = client.get("/nodes").await?;
-            printer.value(&nodes, |nodes| list(nodes))?;
+        NodeCommand::List(args) => {
+            let look = async || {
+                let mut nodes: Vec<NodeView> = client.get("/nodes").await?;
+                nodes.retain(|node| args.filter.fits(node.healthy, &node.state, &node.labels));
+                Ok(nodes)
+            };
+            show(printer, &args.watch, look, |nodes| list(nodes)).await?;
         }
         NodeCommand::Inspect { names } => {
             let mut nodes: Vec<NodeView> = Vec::new();
@@ -26,6 +31,24 @@ pub(super) async fn run(client: &Client, printer: &Printer, command: NodeCommand
                 nodes.iter().map(details).collect::<Vec<_>>().join("\n")
             })?;
         }
+        NodeCommand::Drain {
+            name,
+            undo,
+            dry_run,
+            no_wait,
+        } => {
+            let wish = life::Drain {
+                undo,
+                dry_run,
+                wait: !no_wait,
+            };
+            return life::drain(client, printer, &name, &wish).await;
+        }
+        NodeCommand::Maintenance(command) => return life::maintenance(client, printer, &command).await,
+        NodeCommand::Decommission { name, dry_run } => {
+            return life::decommission(client, printer, &name, dry_run).await;
+        }
+        NodeCommand::Wipe(args) => return removal::wipe(client, printer, args).await,
         NodeCommand::Label { name, labels } => {
             let change = changes(&labels)?;
             let path = format!("/nodes/{}/labels", encode(&name));

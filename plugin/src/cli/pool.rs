@@ -4,6 +4,7 @@ use super::args::PoolCommand;
 use super::client::Client;
 use super::print::{Printer, table};
 use super::progress::waiting;
+use super::watch::show;
 use super::{CliError, Code};
 use crate::api::encode;
 use crate::options::format_size;
@@ -36,15 +37,16 @@ pub(super) async fn run(client: &Client, printer: &Printer, command: PoolCommand
                 )
             })?;
         }
-        PoolCommand::List => {
-            let pools: Vec<PoolView> = client.get("/pools").await?;
-            printer.value(&pools, |pools| {
+        PoolCommand::List(watch) => {
+            let look = async || client.get::<Vec<PoolView>>("/pools").await;
+            show(printer, &watch, look, |pools| {
                 if pools.is_empty() {
                     "there is no pool yet; `bulkhead pool add /dev/DEVICE` makes one\n".to_owned()
                 } else {
                     pools_table(pools)
                 }
-            })?;
+            })
+            .await?;
         }
         PoolCommand::Remove { id } => {
             let pools: Vec<PoolView> = client.get("/pools").await?;

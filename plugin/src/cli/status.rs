@@ -2,17 +2,23 @@
 
 use std::time::SystemTime;
 
+use super::args::WatchArgs;
 use super::client::Client;
 use super::cluster::{store_line, verdict};
 use super::pool::pools_table;
 use super::print::{Lines, Printer, counts, span};
+use super::watch::show;
 use super::{CliError, Code};
 use crate::service::StatusView;
 
-pub(super) async fn run(client: &Client, printer: &Printer) -> Result<Code, CliError> {
-    let status: StatusView = client.get("/status").await?;
-    printer.value(&status, screen)?;
-    Ok(if status.healthy { Code::Ok } else { Code::Unhealthy })
+pub(super) async fn run(client: &Client, printer: &Printer, watch: &WatchArgs) -> Result<Code, CliError> {
+    let look = async || client.get::<StatusView>("/status").await;
+    let status = show(printer, watch, look, screen).await?;
+    Ok(if status.is_none_or(|status| status.healthy) {
+        Code::Ok
+    } else {
+        Code::Unhealthy
+    })
 }
 
 fn screen(status: &StatusView) -> String {

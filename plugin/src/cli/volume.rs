@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::json;
 
-use super::args::{CreateArgs, VolumeCommand};
+use super::args::{CreateArgs, VolumeCommand, VolumeListArgs};
 use super::client::Client;
 use super::delete::delete_all;
 use super::print::{Lines, Printer, age, moment, span, table};
 use super::progress::waiting;
-use super::{CliError, Code, verify};
+use super::watch::show;
+use super::{CliError, Code, life, verify};
 use crate::api::encode;
 use crate::options::{InlineSpec, format_size};
 use crate::service::{AttachedView, ForceRequest, ForceView, ReplicaView, VerifyRequest, VolumeView};
@@ -21,9 +23,14 @@ pub(super) async fn run(
 ) -> Result<Code, CliError> {
     match command {
         VolumeCommand::Create(args) => create(client, printer, args).await,
-        VolumeCommand::List => {
-            let volumes: Vec<VolumeView> = client.get("/volumes").await?;
-            printer.value(&volumes, |volumes| list(volumes))?;
+        VolumeCommand::List(args) => {
+            let look = async || {
+                let mut volumes: Vec<VolumeView> = client.get("/volumes").await?;
+                let is_empty = volumes.is_empty();
+                volumes.retain(|volume| is_shown(volume, &args));
+                Ok(Listed { is_empty, volumes })
+            };
+            show(printer, &args.watch, look, list).await?;
             Ok(Code::Ok)
         }
         VolumeCommand::Inspect { names } => {
@@ -42,6 +49,9 @@ pub(super) async fn run(
             source,
             stop,
         } => verify::run(client, printer, &name, &VerifyRequest { repair, source }, stop).await,
+        VolumeCommand::Update { name, repl, nodes } => {
+            life::update(client, printer, &name, repl, nodes.as_deref()).await
+        }
         VolumeCommand::ForcePrimary {
             name,
             replica,
@@ -138,10 +148,37 @@ fn force_screen(forced: &ForceView, replica: &str) -> String {
     lines.finish()
 }
 
-fn list(volumes: &[VolumeView]) -> String {
-    if volumes.is_empty() {
+/// Volumes of a list.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Listed {
+    /// Whether there is none at all.
+    #[serde(skip)]
+    is_empty: bool,
+    volumes: Vec<VolumeView>,
+}
+
+fn is_shown(volume: &VolumeView, args: &VolumeListArgs) -> bool {
+    let is_on = |node: &String| {
+        let attached = volume.attached.as_ref().is_some_and(|at| at.node == *node);
+        attached || volume.replicas.iter().any(|replica| replica.node == *node)
+    };
+    args.filter.fits(volume.healthy, &volume.state, &volume.labels)
+        && args
+            .class
+            .as_ref()
+            .is_none_or(|class| volume.class.as_ref() == Some(class))
+        && args.node.as_ref().is_none_or(is_on)
+}
+
+fn list(listed: &Listed) -> String {
+    let volumes = &listed.volumes;
+    if listed.is_empty {
         return "there is no volume yet; `docker volume create -d bulkhead -o size=1G NAME` makes one\n"
             .to_owned();
+    }
+    if volumes.is_empty() {
+        return "no volume is like that; `bulkhead volume list` shows all\n".to_owned();
     }
     let or_dash = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
     let rows: Vec<_> = volumes
@@ -338,6 +375,13 @@ mod tests {
         }
     }
 
+    fn listed(volume: VolumeView) -> Listed {
+        Listed {
+            is_empty: false,
+            volumes: vec![volume],
+        }
+    }
+
     #[test]
     fn replicas_are_shown_with_what_is_wrong_and_how_long_it_takes() {
         let text = details(&volume());
@@ -351,12 +395,12 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        let row = list(&[volume()]);
+        let row = list(&listed(volume()));
         assert!(row.contains("  1/2  "), "{row}");
         let mut old = volume();
         old.as_of = Some(SystemTime::now());
         old.replicas[1] = replica("n2", "in sync", true);
-        let row = list(&[old]);
+        let row = list(&listed(old));
         assert!(
             row.starts_with("! the store is away") && row.contains("  2  "),
             "{row}"

@@ -130,7 +130,8 @@ fn flatten(prefix: &str, table: &Table, flat: &mut BTreeMap<String, Value>) {
     }
 }
 
-fn insert(table: &mut Table, key: &str, value: Value) {
+/// Puts a value under its key, with dots, into a table of tables.
+pub(crate) fn insert(table: &mut Table, key: &str, value: Value) {
     match key.split_once('.') {
         None => {
             table.insert(key.to_owned(), value);

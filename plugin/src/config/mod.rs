@@ -12,6 +12,7 @@ use bulkhead_cluster::store;
 use serde::{Deserialize, Serialize};
 
 pub use docs::describe;
+pub(crate) use layers::insert;
 pub use layers::{ConfigError, Fault, Flags, Layer, flag, load, settings, variable};
 pub use values::{Hidden, Labels, Percent, SecretError, Span};
 

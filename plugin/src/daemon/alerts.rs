@@ -1,40 +1,21 @@
 //! What is wrong is raised as an alert in the store, once, and cleared once it is all right again; each time an event tells
-//! of it. Every object has one node that is responsible for its alerts: a pool its own, a volume the one that it is attached
-//! on, everything else the living node with the lowest id. Reads what this node knows; mends nothing.
+//! of it. Judges nothing itself, and mends nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use async_trait::async_trait;
-use bulkhead_cluster::catalogue::Contents;
 use bulkhead_cluster::events::{EventError, Events, News};
-use bulkhead_cluster::nodes::NodeStatus;
-use bulkhead_cluster::schema::{
-    AlertRecord, EventKind as StoredKind, EventRecord, Extra, NodeDuty, Object, PoolRecord, PoolState,
-    Severity as StoredSeverity, Timestamp, VolumeRecord, VolumeState,
-};
-use bulkhead_cluster::store::Revision;
-use bulkhead_engine::ids::{NodeId, ReplicaId, VolumeId};
-use bulkhead_engine::node::{Reach, Standing};
-use nix::sys::statvfs::{FsFlags, statvfs};
+use bulkhead_cluster::schema::{AlertRecord, EventKind as StoredKind, Object, Severity as StoredSeverity};
+use bulkhead_engine::ids::{ReplicaId, VolumeId};
 use parking_lot::Mutex;
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::context::Daemon;
-use super::metrics;
-use crate::options::format_size;
-use crate::service::{AlertView, EventKind, EventView, ObjectView, ServiceError, Severity, WatchService};
+use super::wrong::{Duties, watchman};
 
 /// Between looks.
 const LOOK: Duration = Duration::from_secs(2);
-/// A pool with less than this share free is nearly full, and with less than the second full.
-const FREE_PERCENT: (u64, u64) = (15, 3);
-/// A rebuild that has copied nothing for so long does not get on.
-const STALLED: Duration = Duration::from_secs(60);
-/// How long a file system may take to say whether it can be written to.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// The sentence of an alert is brought up to date at most so often.
 const REWORD: Duration = Duration::from_secs(60);
 
@@ -47,7 +28,7 @@ pub(super) struct Surface {
     /// Volumes attached here whose file system takes no writes any more though it should.
     pub(super) read_only: Mutex<BTreeSet<VolumeId>>,
     /// How far rebuilds were when they last got on.
-    rebuilds: Mutex<BTreeMap<ReplicaId, (u64, Instant)>>,
+    pub(super) rebuilds: Mutex<BTreeMap<ReplicaId, (u64, Instant)>>,
     reworded: Mutex<BTreeMap<String, Instant>>,
 }
 
@@ -86,6 +67,9 @@ pub(super) async fn keep_watch(daemon: Arc<Daemon>) {
         let freshness = daemon.catalogue.freshness();
         if freshness.away.is_some() || freshness.from_disk || !daemon.membership.is_alive() {
             continue;
+        }
+        if daemon.is_watchman() {
+            daemon.forget_nodes().await;
         }
         if let Err(error) = daemon.keep_alerts().await {
             tracing::debug!(%error, "what is wrong could not be told to the others yet");
@@ -141,48 +125,14 @@ impl Daemon {
             .continue_at(newest.map_or(0, |newest| newest.saturating_add(1)));
     }
 
-    /// Sees which file systems have become read-only. One that does not answer is left as it was.
-    async fn look_at_file_systems(&self) {
-        let attached: Vec<_> = self.attached.lock().values().cloned().collect();
-        let looks = attached.into_iter().map(|attached| async move {
-            let id = attached.id;
-            let is_meant = attached.is_read_only();
-            let looked = tokio::task::spawn_blocking(move || {
-                let flags = statvfs(&attached.target).ok()?.flags();
-                Some(flags.contains(FsFlags::ST_RDONLY) && !is_meant)
-            });
-            (
-                id,
-                timeout(PATIENCE, looked)
-                    .await
-                    .ok()
-                    .and_then(Result::ok)
-                    .flatten(),
-            )
-        });
-        let seen = futures::future::join_all(looks).await;
-        let mut read_only = self.surface.read_only.lock();
-        read_only.retain(|id| seen.iter().any(|(seen, _)| seen == id));
-        for (id, now) in seen {
-            match now {
-                Some(true) => drop(read_only.insert(id)),
-                Some(false) => drop(read_only.remove(&id)),
-                None => {}
-            }
-        }
+    fn is_watchman(&self) -> bool {
+        self.catalogue.read(watchman) == Some(self.node)
     }
 
     async fn keep_alerts(&self) -> Result<(), EventError> {
         self.number_events();
         let (wrong, known) = self.catalogue.read(|contents| {
-            let watchman = contents
-                .nodes()
-                .filter_map(|node| node.live.map(|live| live.node))
-                .min();
-            let duties = Duties {
-                node: self.node,
-                watchman,
-            };
+            let duties = Duties::of(self.node, contents);
             let known: Vec<AlertRecord> = contents
                 .alerts()
                 .filter(|alert| duties.has(contents, &alert.object))
@@ -244,277 +194,5 @@ impl Daemon {
             self.surface.events.reword(&alert).await?;
         }
         Ok(())
-    }
-
-    /// All that is wrong with what this node is responsible for.
-    fn what_is_wrong(&self, contents: &Contents, duties: &Duties) -> Vec<AlertRecord> {
-        let mut wrong = Vec::new();
-        for node in contents.nodes() {
-            let name = &node.record.name;
-            let object = about("node", node.record.id, name);
-            if !duties.has(contents, &object) || node.record.duty == NodeDuty::Maintenance {
-                continue;
-            }
-            if node.status() == NodeStatus::Offline {
-                wrong.push(self.alert(
-                    "node-away",
-                    StoredSeverity::Critical,
-                    object,
-                    format!("node {name} gives no sign of life; its replicas fall behind until it is back"),
-                    format!("look at its power, its network and its daemon (`systemctl status bulkhead` on {name}); if it is gone for good: `bulkhead node decommission {name}`"),
-                ));
-            }
-        }
-        let pools = contents.pools();
-        wrong.extend(
-            pools
-                .filter(|pool| pool.node == duties.node)
-                .filter_map(|pool| self.pool_alert(pool)),
-        );
-        for volume in contents.volumes() {
-            let object = about("volume", volume.id, &volume.name);
-            if volume.state == VolumeState::Ready && duties.has(contents, &object) {
-                self.volume_alerts(volume, &object, &mut wrong);
-            }
-        }
-        wrong
-    }
-
-    fn pool_alert(&self, pool: &PoolRecord) -> Option<AlertRecord> {
-        let object = about("pool", pool.id, &format!("{} of {}", pool.id, self.node_name));
-        if pool.state == PoolState::Down {
-            return Some(self.alert(
-                "pool-down",
-                StoredSeverity::Critical,
-                object,
-                format!("pool {} of node {} is not there", pool.id, self.node_name),
-                format!(
-                    "`bulkhead pool list` on {} says why; its replicas are made anew elsewhere after a while",
-                    self.node_name
-                ),
-            ));
-        }
-        let below =
-            |percent: u64| u128::from(pool.free) * 100 < u128::from(pool.capacity) * u128::from(percent);
-        let (nearly, full) = FREE_PERCENT;
-        let (alert, severity) = match (below(full), below(nearly)) {
-            (true, _) => ("pool-full", StoredSeverity::Critical),
-            (false, true) => ("pool-nearly-full", StoredSeverity::Warning),
-            (false, false) => return None,
-        };
-        Some(self.alert(
-            alert,
-            severity,
-            object,
-            format!(
-                "pool {} of node {} has {} of {} free; once it is full, writes to its volumes fail",
-                pool.id,
-                self.node_name,
-                format_size(pool.free),
-                format_size(pool.capacity)
-            ),
-            "delete volumes, trim file systems (fstrim), add a pool, or enlarge this one".to_owned(),
-        ))
-    }
-
-    fn volume_alerts(&self, volume: &VolumeRecord, object: &Object, wrong: &mut Vec<AlertRecord>) {
-        let view = self.view(volume);
-        let name = &volume.name;
-        if !view.healthy {
-            let (alert, severity) = match view.state.as_str() {
-                "degraded" => ("volume-degraded", StoredSeverity::Warning),
-                "failed" => ("volume-down", StoredSeverity::Critical),
-                _ => ("volume-in-trouble", StoredSeverity::Critical),
-            };
-            wrong.push(self.alert(
-                alert,
-                severity,
-                object.clone(),
-                format!("volume {name}: {}", view.status),
-                format!("`bulkhead volume inspect {name}` shows its replicas; bring back their nodes, or wait for the rebuild"),
-            ));
-        }
-        let Some(attached) = self.attached(name).filter(|attached| attached.id == volume.id) else {
-            return;
-        };
-        let mut rebuilds = self.surface.rebuilds.lock();
-        let status = attached.volume.status();
-        for peer in &status.replicas {
-            let Some(rebuild) = peer
-                .rebuild
-                .filter(|_| peer.standing == Standing::Rebuilding && peer.reach == Reach::Up)
-            else {
-                rebuilds.remove(&peer.replica);
-                continue;
-            };
-            let now = (rebuild.copied, Instant::now());
-            let before = rebuilds.entry(peer.replica).or_insert(now);
-            if before.0 != rebuild.copied {
-                *before = now;
-            }
-            if before.1.elapsed() >= STALLED {
-                wrong.push(self.alert(
-                    "rebuild-stalled",
-                    StoredSeverity::Warning,
-                    object.clone(),
-                    format!(
-                        "volume {name}: the rebuild of its replica on {} has copied nothing for {} s; it is at {:.0} %",
-                        self.name_of(peer.node),
-                        before.1.elapsed().as_secs(),
-                        rebuild.percent
-                    ),
-                    format!("look at the disk and the network of {}", self.name_of(peer.node)),
-                ));
-                break;
-            }
-        }
-    }
-
-    fn alert(
-        &self,
-        alert: &str,
-        severity: StoredSeverity,
-        object: Object,
-        cause: String,
-        remedy: String,
-    ) -> AlertRecord {
-        AlertRecord {
-            alert: alert.to_owned(),
-            severity,
-            object,
-            cause,
-            remedy,
-            since: Timestamp::now(),
-            node: self.node,
-            extra: Extra::new(),
-        }
-    }
-}
-
-/// For which objects this node raises and clears alerts.
-struct Duties {
-    node: NodeId,
-    watchman: Option<NodeId>,
-}
-
-impl Duties {
-    fn has(&self, contents: &Contents, object: &Object) -> bool {
-        self.responsible(contents, object) == Some(self.node)
-    }
-
-    fn responsible(&self, contents: &Contents, object: &Object) -> Option<NodeId> {
-        let lives = |node: &NodeId| contents.is_alive(*node);
-        match object.kind.as_str() {
-            "pool" => match contents.pools().find(|pool| pool.id.to_string() == object.id) {
-                // That of a dead node stays as it is: nobody else sees the pool.
-                Some(pool) => Some(pool.node).filter(lives),
-                None => self.watchman,
-            },
-            "volume" => {
-                let volume = object.id.parse().ok().and_then(|id| contents.by_id(id));
-                let primary = volume.and_then(|volume| volume.primary.as_ref());
-                primary
-                    .map(|primary| primary.node)
-                    .filter(lives)
-                    .or(self.watchman)
-            }
-            _ => self.watchman,
-        }
-    }
-}
-
-#[async_trait]
-impl WatchService for Arc<Daemon> {
-    async fn alerts(&self) -> Result<Vec<AlertView>, ServiceError> {
-        let mut alerts: Vec<AlertView> = self.catalogue.read(|contents| {
-            contents
-                .alerts()
-                .map(|alert| alert_view(contents, alert))
-                .collect()
-        });
-        // It cannot be told to anybody while it is so.
-        if let Some((since, reason)) = self.store.access().away() {
-            alerts.push(AlertView {
-                alert: "store-unreachable".to_owned(),
-                severity: Severity::Critical,
-                object: object_view(&about("store", "store", &self.store.name())),
-                cause: format!(
-                    "node {} cannot reach the store ({}): {reason}; mounted volumes go on, what is to be changed has to wait",
-                    self.node_name,
-                    self.store.name()
-                ),
-                remedy: "`bulkhead store status` shows its servers".to_owned(),
-                since,
-                node: self.node_name.clone(),
-            });
-        }
-        alerts.sort_by(|a, b| b.severity.cmp(&a.severity).then(a.since.cmp(&b.since)));
-        Ok(alerts)
-    }
-
-    async fn events(&self) -> Result<Vec<EventView>, ServiceError> {
-        let mut events: Vec<EventView> = self.catalogue.read(|contents| {
-            contents
-                .events()
-                .map(|event| event_view(contents, event))
-                .collect()
-        });
-        events.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.id.cmp(&b.id)));
-        Ok(events)
-    }
-
-    fn news(&self) -> watch::Receiver<Revision> {
-        self.catalogue.changes()
-    }
-
-    async fn metrics(&self) -> Result<String, ServiceError> {
-        Ok(metrics::gather(self).await)
-    }
-}
-
-const fn severity(severity: StoredSeverity) -> Severity {
-    match severity {
-        StoredSeverity::Info => Severity::Info,
-        StoredSeverity::Warning => Severity::Warning,
-        StoredSeverity::Critical => Severity::Critical,
-    }
-}
-
-fn object_view(object: &Object) -> ObjectView {
-    ObjectView {
-        kind: object.kind.clone(),
-        id: object.id.clone(),
-        name: object.name.clone(),
-    }
-}
-
-fn alert_view(contents: &Contents, alert: &AlertRecord) -> AlertView {
-    AlertView {
-        alert: alert.alert.clone(),
-        severity: severity(alert.severity),
-        object: object_view(&alert.object),
-        cause: alert.cause.clone(),
-        remedy: alert.remedy.clone(),
-        since: alert.since.into(),
-        node: contents.node_name(alert.node),
-    }
-}
-
-fn event_view(contents: &Contents, event: &EventRecord) -> EventView {
-    EventView {
-        // Digits in front, so that the ids of one node sort as they came.
-        id: format!("{}-{:012}", event.node, event.number),
-        at: event.at.into(),
-        node: contents.node_name(event.node),
-        kind: match event.kind {
-            StoredKind::Raised => EventKind::Raised,
-            StoredKind::Cleared => EventKind::Cleared,
-            StoredKind::Happened => EventKind::Happened,
-        },
-        what: event.what.clone(),
-        severity: severity(event.severity),
-        object: object_view(&event.object),
-        cause: event.cause.clone(),
-        remedy: event.remedy.clone(),
     }
 }

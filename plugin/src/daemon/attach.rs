@@ -19,13 +19,14 @@ use parking_lot::Mutex;
 
 use super::context::{Daemon, blocking, once_unlocked, volume_failed};
 use super::engine::Keeper;
+use super::phases::Phases;
 use super::spec::kind;
 use crate::service::ServiceError;
 
 /// The directory of the volume's file system that Docker gets: `lost+found` beside it would break `initdb`.
 const DATA: &str = "data";
 /// The longest time between looks at a volume on which others work; a change is seen at once.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// A volume that is attached on this node.
 pub(super) struct Attached {
@@ -104,6 +105,7 @@ impl Attached {
 impl Daemon {
     /// Mounts a volume, if it is not, and says where.
     pub(super) async fn mount_volume(self: &Arc<Self>, name: &str) -> Result<PathBuf, ServiceError> {
+        let mut phases = Phases::begin();
         let end = Instant::now() + self.config.timeout.mount.duration().mul_f32(0.8);
         let left = || end.saturating_duration_since(Instant::now());
         let _guard = self.lock(name, "being mounted or unmounted", left()).await?;
@@ -120,8 +122,10 @@ impl Daemon {
         let volume = self.until_ready(name, end).await?;
         let id = volume.id;
         self.end_upkeep(id).await;
+        phases.end("record");
+        let before = volume.primary.as_ref().map(|primary| primary.node);
         let wish = Attach::on(self.node, String::new());
-        let held = match self.take(volume, &wish, end).await {
+        let held = match self.take(volume, &wish, end, &mut phases).await {
             Ok(held) => held,
             Err(error) => {
                 if matches!(error, ServiceError::Failed(_)) {
@@ -132,9 +136,13 @@ impl Daemon {
         };
         let (daemon, attachment) = (self.clone(), wish.attachment);
         let epoch = held.epoch;
-        let brought = blocking(move || daemon.bring_up(&held, attachment)).await;
+        let brought = blocking(move || {
+            let attached = daemon.bring_up(&held, attachment, &mut phases)?;
+            Ok((attached, phases))
+        })
+        .await;
         match brought {
-            Ok(attached) => {
+            Ok((attached, phases)) => {
                 let mountpoint = attached.mountpoint();
                 self.failures.lock().remove(&id);
                 self.attached.lock().insert(name.to_owned(), attached.clone());
@@ -148,7 +156,13 @@ impl Daemon {
                         attached.name
                     )));
                 }
-                tracing::info!(volume = name, %epoch, "mounted");
+                match before.filter(|node| *node != self.node) {
+                    Some(node) => {
+                        let from = self.name_of(node);
+                        tracing::info!(volume = name, %epoch, from, "taken over: {phases}");
+                    }
+                    None => tracing::info!(volume = name, %epoch, "mounted: {phases}"),
+                }
                 Ok(mountpoint)
             }
             Err(error) => {
@@ -200,17 +214,17 @@ impl Daemon {
     /// Opens the volume in the epoch of its record, and makes a block device of it. Blocks.
     pub(super) fn open_device(&self, record: &Stored) -> Result<(Arc<Volume>, Attachment), ServiceError> {
         let volume = self.open_volume(record)?;
+        let device = self.device_of(record, &volume)?;
+        Ok((volume, device))
+    }
+
+    /// Makes a block device of an open volume, which is closed if that fails. Blocks.
+    fn device_of(&self, record: &Stored, volume: &Arc<Volume>) -> Result<Attachment, ServiceError> {
         let device: Arc<dyn BlockDevice> = volume.clone();
-        match Attachment::attach(&self.dirs, record.id, device, AttachOptions::default()) {
-            Ok(attachment) => Ok((volume, attachment)),
-            Err(error) => {
-                close(&volume, &record.name, self.config.timeout.detach.duration());
-                Err(ServiceError::Failed(format!(
-                    "volume {:?} cannot be attached: {error}",
-                    record.name
-                )))
-            }
-        }
+        Attachment::attach(&self.dirs, record.id, device, AttachOptions::default()).map_err(|error| {
+            close(volume, &record.name, self.config.timeout.detach.duration());
+            ServiceError::Failed(format!("volume {:?} cannot be attached: {error}", record.name))
+        })
     }
 
     /// Opens the volume in the epoch of its record. Blocks.
@@ -258,11 +272,19 @@ impl Daemon {
         })
     }
 
-    fn bring_up(&self, record: &Stored, attachment: ChangeId) -> Result<Arc<Attached>, ServiceError> {
+    fn bring_up(
+        &self,
+        record: &Stored,
+        attachment: ChangeId,
+        phases: &mut Phases,
+    ) -> Result<Arc<Attached>, ServiceError> {
         let fs = kind(record.spec.fs);
         let options = MountOptions::parse(fs, &record.spec.mount_options)
             .map_err(|error| ServiceError::Invalid(error.to_string()))?;
-        let (volume, device) = self.open_device(record)?;
+        let volume = self.open_volume(record)?;
+        phases.end("opening");
+        let device = self.device_of(record, &volume)?;
+        phases.end("device");
         let attached = Attached {
             id: record.id,
             name: record.name.clone(),
@@ -279,6 +301,7 @@ impl Daemon {
             attached.take_down(self.config.timeout.detach.duration());
             return Err(error);
         }
+        phases.end("file system");
         Ok(Arc::new(attached))
     }
 

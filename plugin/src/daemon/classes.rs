@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bulkhead_cluster::catalogue::Contents;
 use bulkhead_cluster::classes::{ClassError, Classes};
-use bulkhead_cluster::schema::ClassRecord;
+use bulkhead_cluster::schema::{ClassRecord, SchemaError};
 
 use super::context::Daemon;
 use super::spec;
@@ -152,6 +152,7 @@ pub(super) fn class_failed(error: &ClassError) -> ServiceError {
         ClassError::Store(error) => {
             ServiceError::Unavailable(format!("the storage classes cannot be reached: {error}"))
         }
+        ClassError::Schema(error @ SchemaError::Name { .. }) => ServiceError::Invalid(error.to_string()),
         ClassError::Schema(error) => ServiceError::Failed(error.to_string()),
     }
 }

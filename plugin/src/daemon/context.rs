@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use bulkhead_cluster::catalogue::Catalogue;
 use bulkhead_cluster::events::Events;
 use bulkhead_cluster::nodes::Nodes;
+use bulkhead_cluster::schema::SchemaError;
 use bulkhead_cluster::store::{self, Store};
 use bulkhead_cluster::volumes::{Volume as Stored, VolumeError, Volumes};
 use bulkhead_engine::host::{HostDirs, clean_stale};
@@ -266,7 +267,9 @@ pub(super) fn volume_failed(error: &VolumeError) -> ServiceError {
             ServiceError::Busy(message)
         }
         VolumeError::Store { .. } => ServiceError::Unavailable(message),
-        VolumeError::Size { .. } | VolumeError::Places { .. } => ServiceError::Invalid(message),
+        VolumeError::Size { .. }
+        | VolumeError::Places { .. }
+        | VolumeError::Schema(SchemaError::Name { .. }) => ServiceError::Invalid(message),
         _ => ServiceError::Failed(message),
     }
 }

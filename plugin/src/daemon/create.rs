@@ -2,21 +2,18 @@
 //! What fails half-way is undone everywhere; what a crash leaves half-way is undone by whoever comes next.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bulkhead_cluster::catalogue::Contents;
 use bulkhead_cluster::placement::{PoolView, place};
 use bulkhead_cluster::schema::{Replica, VolumeRecord, VolumeSpec, VolumeState};
 use bulkhead_cluster::volumes::{Begun, NewVolume, Placed, Volume as Stored};
 
-use super::attach::close;
+use super::attach::{LOOK, close};
 use super::context::{Daemon, blocking, volume_failed};
 use super::{spec, view};
 use crate::options::VolumeRequest;
 use crate::service::ServiceError;
-
-/// The longest time between looks at a volume on which others work; a change is seen at once.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// What became of a volume that existed already.
 enum Settled {
@@ -26,8 +23,23 @@ enum Settled {
     Undone,
 }
 
+/// Why a creation did not come to its end.
+enum Broken {
+    /// A node that was to have a replica died before it had made it: others may take its place.
+    Gone(ServiceError),
+    /// Anything else, which another try meets again.
+    Failed(ServiceError),
+}
+
+impl From<ServiceError> for Broken {
+    fn from(error: ServiceError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 impl Daemon {
-    /// Makes a volume. Success if it exists and is as asked for.
+    /// Makes a volume. Success if it exists and is as asked for. Nodes that die meanwhile are replaced by others, as long as
+    /// there is time: that a node is dead is known only when its lease has run out, so until then replicas are placed there.
     pub(super) async fn create_volume(
         self: &Arc<Self>,
         name: &str,
@@ -37,6 +49,23 @@ impl Daemon {
         let end = Instant::now() + self.config.timeout.create.duration().mul_f32(0.8);
         let left = || end.saturating_duration_since(Instant::now());
         let _guard = self.lock(name, "being created or deleted", left()).await?;
+        loop {
+            match self.try_to_create(name, request, end).await {
+                Ok(()) => return Ok(()),
+                Err(Broken::Gone(error)) if Instant::now() + LOOK < end => {
+                    tracing::info!(volume = name, %error, "it is created anew, without that node");
+                }
+                Err(Broken::Gone(error) | Broken::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
+    async fn try_to_create(
+        self: &Arc<Self>,
+        name: &str,
+        request: &VolumeRequest,
+        end: Instant,
+    ) -> Result<(), Broken> {
         match self.find(name).await {
             Ok(existing) if existing.state == VolumeState::Creating && existing.creator == self.node => {
                 // Nobody works on it, or the lock would be held: an earlier try broke off.
@@ -47,7 +76,7 @@ impl Daemon {
                 Settled::Undone => {}
             },
             Err(ServiceError::NotFound(_)) => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
         let spec = spec::of_request(&self.store, name, request).await?;
         let places = self.places(name, &spec).await?;
@@ -57,9 +86,9 @@ impl Daemon {
             Begun::Existing(volume) => {
                 return match self.settle(volume, request, end).await? {
                     Settled::AsAsked => Ok(()),
-                    Settled::Undone => Err(ServiceError::Busy(format!(
+                    Settled::Undone => Err(Broken::Gone(ServiceError::Busy(format!(
                         "volume {name:?} was being created by a node that went away; try again"
-                    ))),
+                    )))),
                 };
             }
         };
@@ -69,12 +98,13 @@ impl Daemon {
                 tracing::info!(volume = name, size = volume.spec.size, "created");
                 Ok(())
             }
-            Err(error) => {
+            Err(broken) => {
+                let (Broken::Gone(error) | Broken::Failed(error)) = &broken;
                 tracing::warn!(volume = name, %error, "it could not be created, and is undone");
                 if let Err(undoing) = self.undo(&volume).await {
                     tracing::warn!(volume = name, error = %undoing, "what was begun is taken away later");
                 }
-                Err(error)
+                Err(broken)
             }
         }
     }
@@ -162,7 +192,7 @@ impl Daemon {
 
     /// Waits for the replicas of a volume whose record is there, and makes its file system: the record names this node as its
     /// primary until it is ready.
-    async fn make(self: &Arc<Self>, volume: &VolumeRecord, end: Instant) -> Result<(), ServiceError> {
+    async fn make(self: &Arc<Self>, volume: &VolumeRecord, end: Instant) -> Result<(), Broken> {
         let made = self.until_made(volume, end).await?;
         let (daemon, record) = (self.clone(), made.clone());
         blocking(move || daemon.make_file_system(&record)).await?;
@@ -176,18 +206,14 @@ impl Daemon {
     }
 
     /// Waits until every node has made its replica. An error says which one has not, and why.
-    async fn until_made(&self, volume: &VolumeRecord, end: Instant) -> Result<Stored, ServiceError> {
+    async fn until_made(&self, volume: &VolumeRecord, end: Instant) -> Result<Stored, Broken> {
         let name = &volume.name;
+        let failed = |why: String| Err(Broken::Failed(ServiceError::Failed(why)));
         loop {
             let now = self.catalogue.read(|contents| contents.by_id(volume.id).cloned());
-            let now = now.ok_or_else(|| {
-                ServiceError::Failed(format!("volume {name:?} was deleted while it was being created"))
-            })?;
-            if now.state != VolumeState::Creating {
-                return Err(ServiceError::Failed(format!(
-                    "volume {name:?} was deleted while it was being created"
-                )));
-            }
+            let Some(now) = now.filter(|now| now.state == VolumeState::Creating) else {
+                return failed(format!("volume {name:?} was deleted while it was being created"));
+            };
             let unmade: Vec<_> = now.replicas.iter().filter(|replica| !replica.made).collect();
             if unmade.is_empty() {
                 return Ok(Stored::clone(&now));
@@ -195,23 +221,23 @@ impl Daemon {
             for replica in &unmade {
                 let node = self.name_of(replica.node);
                 if let Some(trouble) = &replica.trouble {
-                    return Err(ServiceError::Failed(format!(
+                    return failed(format!(
                         "volume {name:?} cannot be created, because node {node} cannot make its replica: {trouble}"
-                    )));
+                    ));
                 }
                 let lives = self.catalogue.read(|contents| contents.is_alive(replica.node));
                 if !lives && replica.node != self.node {
-                    return Err(ServiceError::Failed(format!(
+                    return Err(Broken::Gone(ServiceError::Failed(format!(
                         "volume {name:?} cannot be created, because node {node} went away before it had made its replica; try again"
-                    )));
+                    ))));
                 }
             }
             if Instant::now() >= end {
                 let nodes: Vec<String> = unmade.iter().map(|replica| self.name_of(replica.node)).collect();
-                return Err(ServiceError::Failed(format!(
+                return failed(format!(
                     "volume {name:?} cannot be created: no word of a replica from {}; look at the daemon there",
                     nodes.join(", ")
-                )));
+                ));
             }
             self.until_changed(volume.id, now.revision, LOOK).await;
         }

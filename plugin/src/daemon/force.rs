@@ -12,6 +12,7 @@ use bulkhead_engine::disk::{self, Inspection};
 use bulkhead_engine::ids::{NodeId, Tick};
 
 use super::context::{Daemon, blocking, once_unlocked, volume_failed};
+use super::members::MIN_ID;
 use super::redundancy::replica_word;
 use crate::nearest::no_such;
 use crate::options::format_size;
@@ -21,8 +22,6 @@ use crate::service::{
 
 /// How long a failed replica may take to be closed before it is accepted.
 const CLOSING: Duration = Duration::from_secs(5);
-/// The shortest beginning of an id that is taken for one.
-const MIN_ID: usize = 4;
 
 #[async_trait]
 impl RepairService for Arc<Daemon> {

@@ -41,21 +41,12 @@ impl Identity {
     /// Reads it, or makes it if there is none, and begins a new run.
     pub(super) fn open(state_dir: &Path) -> anyhow::Result<Self> {
         let path = state_dir.join(FILE);
-        let mut kept = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
-                format!(
-                    "{} is damaged; restore it: without it this node's replicas belong to nobody",
-                    path.display()
-                )
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Kept {
-                node: NodeId::from(Uuid::new_v4()),
-                cluster: None,
-                cluster_name: String::new(),
-                runs: Vec::new(),
-            },
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-        };
+        let mut kept = read(&path)?.unwrap_or_else(|| Kept {
+            node: NodeId::from(Uuid::new_v4()),
+            cluster: None,
+            cluster_name: String::new(),
+            runs: Vec::new(),
+        });
         let run = Incarnation::from(Uuid::new_v4());
         kept.runs.push(run);
         let over = kept.runs.len().saturating_sub(MAX_RUNS);
@@ -63,6 +54,11 @@ impl Identity {
         let identity = Self { path, kept, run };
         identity.keep()?;
         Ok(identity)
+    }
+
+    /// Whose directory it is, without beginning a run: the node, and its cluster if it has joined one. Nothing if nobody's.
+    pub(super) fn read(state_dir: &Path) -> anyhow::Result<Option<(NodeId, Option<ClusterId>)>> {
+        Ok(read(&state_dir.join(FILE))?.map(|kept| (kept.node, kept.cluster)))
     }
 
     /// The node.
@@ -113,6 +109,20 @@ impl Identity {
     fn keep(&self) -> anyhow::Result<()> {
         write(&self.path, &self.kept).with_context(|| format!("cannot write {}", self.path.display()))
     }
+}
+
+fn read(path: &Path) -> anyhow::Result<Option<Kept>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    serde_json::from_slice(&bytes).map(Some).with_context(|| {
+        format!(
+            "{} is damaged; restore it: without it this node's replicas belong to nobody",
+            path.display()
+        )
+    })
 }
 
 fn write(path: &Path, kept: &Kept) -> io::Result<()> {

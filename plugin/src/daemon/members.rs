@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use bulkhead_cluster::catalogue::{Contents, Freshness};
 use bulkhead_cluster::nodes::{Node, NodeError, NodeStatus};
 use bulkhead_cluster::placement::PoolView;
-use bulkhead_cluster::schema::{LiveRecord, PoolRecord, PoolState};
+use bulkhead_cluster::schema::{LiveRecord, PoolRecord, PoolState, SchemaError};
 use bulkhead_engine::ids::{NodeId, PoolId};
 
 use super::context::Daemon;
@@ -17,7 +17,7 @@ use crate::options::check_label;
 use crate::service::{LabelChange, NodePoolView, NodeView, NodeVolumeView, ServiceError};
 
 /// The shortest beginning of an id that is taken for one.
-const MIN_ID: usize = 4;
+pub(super) const MIN_ID: usize = 4;
 
 /// What the volumes make of nodes and pools, from one pass over all of them.
 #[derive(Debug, Default)]
@@ -200,7 +200,7 @@ pub(super) fn stale_as_of(freshness: &Freshness) -> Option<SystemTime> {
 }
 
 /// The node of a name, an id, or the beginning of an id that no other one has.
-fn find(contents: &Contents, name: &str) -> Result<Node, ServiceError> {
+pub(super) fn find(contents: &Contents, name: &str) -> Result<Node, ServiceError> {
     let nodes: Vec<Node> = contents.nodes().collect();
     if let Some(node) = nodes.iter().find(|node| node.record.name == name) {
         return Ok(node.clone());
@@ -261,12 +261,13 @@ fn pool_view(load: &Load, pool: &PoolRecord) -> NodePoolView {
     }
 }
 
-fn node_failed(error: &NodeError) -> ServiceError {
+pub(super) fn node_failed(error: &NodeError) -> ServiceError {
     let message = error.to_string();
     match error {
         NodeError::NoSuch(_) => ServiceError::NoSuch(message),
         NodeError::Store(_) => ServiceError::Unavailable(message),
         NodeError::Busy(_) => ServiceError::Busy(message),
+        NodeError::Schema(SchemaError::Name { .. }) => ServiceError::Invalid(message),
         NodeError::Schema(_) | NodeError::Twin(_) | NodeError::Refused { .. } => {
             ServiceError::Failed(message)
         }

@@ -12,7 +12,9 @@ use super::attach::Attached;
 use super::context::Daemon;
 use super::redundancy::replica_word;
 use crate::exposition::{Exposition, Kind};
-use crate::service::{NodeService, PoolView, ReplicaView, Severity, VolumeView, WatchService};
+use crate::service::{
+    IoView, NodeService, OpView, PoolView, ReplicaView, Severity, VolumeView, WatchService,
+};
 
 /// All states of a node.
 const NODE_STATES: [&str; 9] = [
@@ -406,4 +408,33 @@ fn io(volumes: &[Told], out: &mut Exposition) {
             out.histogram(&labels, &bounds, &latency.counts, latency.sum.as_secs_f64());
         }
     }
+}
+
+/// What the volumes that are attached here have served, by name.
+pub(super) fn io_views(daemon: &Daemon) -> Vec<IoView> {
+    let attached: Vec<Arc<Attached>> = daemon.attached.lock().values().cloned().collect();
+    let at = daemon.started_at.elapsed().unwrap_or_default().as_secs_f64();
+    let op = |count: u64, bytes: u64, latency: &Latency| OpView {
+        count,
+        bytes,
+        timed: latency.counts.iter().sum(),
+        seconds: latency.sum.as_secs_f64(),
+    };
+    let view = |attached: &Arc<Attached>| {
+        let (status, latencies) = (attached.volume.status(), attached.volume.latencies());
+        let served = &status.served;
+        IoView {
+            volume: attached.name.clone(),
+            id: attached.id.to_string(),
+            node: daemon.node_name.clone(),
+            at,
+            reads: op(served.reads, served.read_bytes, &latencies.read),
+            writes: op(served.writes, served.written_bytes, &latencies.write),
+            zeroes: op(served.zeroes, served.zeroed_bytes, &latencies.zero),
+            flushes: op(served.flushes, 0, &latencies.flush),
+            errors: served.errors,
+            in_flight: status.in_flight,
+        }
+    };
+    attached.iter().map(view).collect()
 }

@@ -15,12 +15,15 @@ mod force;
 mod health;
 mod identity;
 mod instance;
+mod life;
 mod listen;
 mod members;
 mod membership;
 mod metrics;
 mod network;
+mod news;
 mod node;
+mod phases;
 mod pools;
 mod rebuild;
 mod reconcile;
@@ -33,6 +36,8 @@ mod take;
 mod upkeep;
 mod verify;
 mod view;
+pub(crate) mod wipe;
+mod wrong;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -48,7 +53,7 @@ use tokio::time::timeout;
 
 use crate::api::{Api, Peer};
 use crate::cli::{Code, DaemonArgs};
-use crate::config::{self, Config, ConfigError};
+use crate::config::Config;
 use crate::docker::{Deadlines, Driver, MountTable, Pace, reconcile as reconcile_mounts};
 use crate::http::{Listening, serve, serve_requests};
 use crate::service::{Management, VolumeService};
@@ -63,7 +68,7 @@ const POOLS: Duration = Duration::from_secs(2);
 
 /// Runs the daemon until a signal ends it.
 pub fn main(args: &DaemonArgs) -> ExitCode {
-    let config = match configure(args) {
+    let config = match args.configured() {
         Ok(config) => config,
         Err(error) => {
             eprintln!("bulkhead: {error}");
@@ -92,15 +97,6 @@ pub fn main(args: &DaemonArgs) -> ExitCode {
             tracing::error!("the daemon ends: {error:#}");
             Code::Failed.into()
         }
-    }
-}
-
-fn configure(args: &DaemonArgs) -> Result<Config, ConfigError> {
-    let environment = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    match &args.config {
-        Some(file) => config::load(file, true, environment, &args.flags),
-        None => config::load(Path::new(config::DEFAULT_FILE), false, environment, &args.flags),
     }
 }
 

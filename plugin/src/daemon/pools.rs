@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How long attaching a pool again may take; it goes on, but the other pools and volumes have their turn.
 const RETRY: Duration = Duration::from_secs(20);
 /// Directory of the replicas in a pool.
-const REPLICAS: &str = "replicas";
+pub(super) const REPLICAS: &str = "replicas";
 
 /// The pools of this node.
 #[derive(Clone)]

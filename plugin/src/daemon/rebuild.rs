@@ -13,6 +13,7 @@ use bulkhead_cluster::schema::{
 };
 use bulkhead_cluster::volumes::{Held, ReplicaChange, Volume as Stored, VolumeError};
 use bulkhead_engine::ids::{NodeId, PoolId, ReplicaId, VolumeId};
+use bulkhead_engine::node::{PeerView, Reach, Standing, VolumeState as EngineState};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -34,7 +35,7 @@ pub(super) struct Away {
     known: BTreeSet<NodeId>,
     /// Replicas that have failed.
     failed: BTreeMap<ReplicaId, Instant>,
-    /// Nodes that are to get nothing new, or to be emptied.
+    /// Nodes that are to be emptied.
     leaving: BTreeSet<NodeId>,
 }
 
@@ -73,6 +74,20 @@ impl HeldHere {
         }
     }
 
+    /// Whether the engine serves it with every member.
+    fn is_whole(&self) -> bool {
+        let status = match self {
+            Self::Attached(attached) => attached.volume.status(),
+            Self::Tended(tended) => tended.volume.status(),
+        };
+        let is_there = |peer: &PeerView| peer.reach == Reach::Up && peer.trouble.is_none();
+        let mut members = status
+            .replicas
+            .iter()
+            .filter(|peer| peer.standing == Standing::Member);
+        matches!(status.state, EngineState::Serving) && members.all(is_there)
+    }
+
     fn is_dead(&self) -> bool {
         match self {
             Self::Attached(attached) => attached.dead().is_some(),
@@ -90,11 +105,22 @@ impl Away {
         }
         let now = Instant::now();
         let (mut nodes, mut pools) = (BTreeMap::new(), BTreeMap::new());
-        for node in contents.nodes().filter(|node| node.live.is_none()) {
+        let at_work = |node: &NodeId| {
+            let mut nodes = contents.nodes();
+            nodes.any(|at| at.record.id == *node && at.record.duty == NodeDuty::Maintenance)
+        };
+        // Who works on a node means to bring it back.
+        for node in contents
+            .nodes()
+            .filter(|node| node.live.is_none() && node.record.duty != NodeDuty::Maintenance)
+        {
             let since = self.nodes.get(&node.record.id).copied().unwrap_or(now);
             nodes.insert(node.record.id, since);
         }
-        for pool in contents.pools().filter(|pool| pool.state == PoolState::Down) {
+        for pool in contents
+            .pools()
+            .filter(|pool| pool.state == PoolState::Down && !at_work(&pool.node))
+        {
             pools.insert(pool.id, self.pools.get(&pool.id).copied().unwrap_or(now));
         }
         (self.nodes, self.pools) = (nodes, pools);
@@ -108,9 +134,10 @@ impl Away {
             .filter(|node| node.record.duty != NodeDuty::Decommissioned)
             .map(|node| node.record.id);
         self.known = known.collect();
+        let leaves = |duty| matches!(duty, NodeDuty::Drained | NodeDuty::Decommissioned);
         let leaving = contents
             .nodes()
-            .filter(|node| node.record.duty != NodeDuty::Full)
+            .filter(|node| leaves(node.record.duty))
             .map(|node| node.record.id);
         self.leaving = leaving.collect();
     }
@@ -129,7 +156,7 @@ impl Away {
         }
     }
 
-    /// Whether a node is to get nothing new, or to be emptied.
+    /// Whether a node is to be emptied.
     pub(super) fn is_leaving(&self, node: NodeId) -> bool {
         self.leaving.contains(&node)
     }
@@ -184,6 +211,10 @@ impl Daemon {
         if held.is_dead() {
             return;
         }
+        if let Some((attached, replica)) = self.surplus_of(held) {
+            tracing::info!(volume = held.name(), %replica, "a member is not wanted any more");
+            attached.volume.dismiss(replica);
+        }
         // One look at a time, or two would each add a replica.
         let Ok(_turn) = held.looking().try_lock() else {
             return;
@@ -197,18 +228,18 @@ impl Daemon {
 
     /// Whether the records ask for a change of the replicas of a volume that this node holds.
     pub(super) fn has_replicas_to_change(&self, held: &HeldHere) -> bool {
-        self.to_be_changed(held).is_some()
+        self.to_be_changed(held).is_some() || self.surplus_of(held).is_some()
     }
 
     fn to_be_changed(&self, held: &HeldHere) -> Option<Arc<Stored>> {
-        let away = self.away();
+        let (away, is_whole) = (self.away(), held.is_whole());
         self.catalogue.read(|contents| {
             let volume = contents.by_id(held.id())?.clone();
             let ours = volume
                 .primary
                 .as_ref()
                 .is_some_and(|primary| primary.attachment == held.attachment());
-            let due = ours && !self.changes_to(&volume, &away, contents).is_empty();
+            let due = ours && !self.changes_by(is_whole, &volume, &away, contents).is_empty();
             due.then_some(volume)
         })
     }
@@ -223,6 +254,22 @@ impl Daemon {
         away.is_lost(replica, self.config.rebuild_after.duration())
     }
 
+    /// What whoever holds a volume is to change about its replicas. The record learns of a failure a moment later than the
+    /// engine: nothing is discarded while a member is being lost, as it may be the one that is needed.
+    fn changes_by(
+        &self,
+        is_whole: bool,
+        volume: &VolumeRecord,
+        away: &Away,
+        contents: &Contents,
+    ) -> Vec<ReplicaChange> {
+        let mut changes = self.changes_to(volume, away, contents);
+        if !is_whole {
+            changes.retain(|change| !matches!(change, ReplicaChange::Discard { .. }));
+        }
+        changes
+    }
+
     /// What is to be changed about the replicas of a volume, as its record is.
     pub(super) fn changes_to(
         &self,
@@ -234,9 +281,11 @@ impl Daemon {
             return Vec::new();
         }
         let lost = |replica: &Replica| self.is_lost(replica, away);
-        let mut changes = discards(volume, lost);
+        let leaving = |replica: &Replica| away.is_leaving(replica.node);
+        let mut changes = discards(volume, lost, leaving);
         if changes.is_empty() {
-            changes.extend(self.addition(volume, lost, contents));
+            let unwanted = |replica: &Replica| lost(replica) || leaving(replica);
+            changes.extend(self.addition(volume, unwanted, contents));
         }
         if changes.is_empty() && is_short(volume, lost) {
             let after = self.config.rebuild_after.duration();
@@ -247,6 +296,30 @@ impl Daemon {
             changes.extend(making_room(volume, long));
         }
         changes
+    }
+
+    /// A member of a volume that is in use here which is one too many, or is on a node that is to be empty. Those that nobody
+    /// uses are seen to while they are at rest.
+    fn surplus_of<'a>(&self, held: &'a HeldHere) -> Option<(&'a Arc<Attached>, ReplicaId)> {
+        let HeldHere::Attached(attached) = held else {
+            return None;
+        };
+        let away = self.away();
+        self.catalogue.read(|contents| {
+            let volume = contents.by_id(attached.id)?;
+            let ours = volume
+                .primary
+                .as_ref()
+                .is_some_and(|primary| primary.attachment == attached.attachment);
+            let in_reach = |replica: &Replica| replica.node == self.node || contents.is_alive(replica.node);
+            if !ours || volume.state != VolumeState::Ready {
+                return None;
+            }
+            let surplus = surplus(volume, Some(self.node), in_reach, |replica| {
+                away.is_leaving(replica.node)
+            });
+            Some((attached, surplus?))
+        })
     }
 
     fn addition(
@@ -279,10 +352,10 @@ impl Daemon {
         };
         let changes = Mutex::new(Vec::new());
         let decide = |now: &VolumeRecord| {
-            let away = self.away();
+            let (away, is_whole) = (self.away(), here.is_whole());
             let decided = self
                 .catalogue
-                .read(|contents| self.changes_to(now, &away, contents));
+                .read(|contents| self.changes_by(is_whole, now, &away, contents));
             changes.lock().clone_from(&decided);
             decided
         };
@@ -297,7 +370,7 @@ impl Daemon {
                 ReplicaChange::Add { place, .. } => tracing::warn!(
                     volume = name,
                     on = self.name_of(place.node),
-                    "a replica is lost; another one is made"
+                    "it lacks a replica; another one is made"
                 ),
                 other => {
                     tracing::info!(volume = name, change = ?other, "a replica is not wanted any more")
@@ -310,15 +383,59 @@ impl Daemon {
     }
 }
 
-/// Replicas that are not needed any more: out of sync, while there are enough that are not.
-fn discards(volume: &VolumeRecord, lost: impl Fn(&Replica) -> bool) -> Vec<ReplicaChange> {
-    let sound = volume.members().filter(|replica| replica.made).count();
+/// A member that has to leave: on a node that is to be empty, or the last of too many; only while enough others are in sync,
+/// without trouble, and can be reached.
+pub(super) fn surplus(
+    volume: &VolumeRecord,
+    here: Option<NodeId>,
+    in_reach: impl Fn(&Replica) -> bool,
+    leaving: impl Fn(&Replica) -> bool,
+) -> Option<ReplicaId> {
+    let members = || volume.members().filter(|replica| replica.made);
+    // One that has failed may not have been left behind yet, and is nobody to rely on.
+    let is_good = |replica: &Replica| replica.trouble.is_none() && in_reach(replica);
+    let staying = members()
+        .filter(|replica| !leaving(replica) && is_good(replica))
+        .count();
+    let wanted = usize::from(volume.spec.repl);
+    if staying < wanted {
+        return None;
+    }
+    let mut goes = members().filter(|replica| leaving(replica));
+    let over = members().filter(|replica| !leaving(replica)).count() > wanted;
+    let goes = goes.next().or_else(|| {
+        let is_named = |replica: &&Replica| {
+            volume
+                .spec
+                .nodes
+                .iter()
+                .any(|name| *name == replica.node.to_string())
+        };
+        let mut rest: Vec<&Replica> = members().filter(|replica| !leaving(replica)).collect();
+        // The newest before the others, and the one here last: it spares the network.
+        rest.reverse();
+        rest.sort_by_key(|replica| (is_good(replica), is_named(replica), here == Some(replica.node)));
+        rest.first().copied().filter(|_| over)
+    });
+    goes.map(|replica| replica.id)
+}
+
+/// Replicas that are not needed any more: out of sync, while there are enough that are not and stay.
+fn discards(
+    volume: &VolumeRecord,
+    lost: impl Fn(&Replica) -> bool,
+    leaving: impl Fn(&Replica) -> bool,
+) -> Vec<ReplicaChange> {
+    let stays = |replica: &&Replica| replica.made && replica.trouble.is_none() && !leaving(replica);
+    let sound = volume.members().filter(stays).count();
     if sound < usize::from(volume.spec.repl) {
         return Vec::new();
     }
     let is_over = |replica: &&Replica| match replica.state {
         ReplicaState::Stale { .. } => true,
-        ReplicaState::Rebuilding { .. } => lost(replica),
+        ReplicaState::Rebuilding { .. } => {
+            lost(replica) || leaving(replica) || sound > usize::from(volume.spec.repl)
+        }
         ReplicaState::Member | ReplicaState::Removing => false,
     };
     let over = volume.replicas.iter().filter(is_over);
@@ -347,94 +464,4 @@ fn is_short(volume: &VolumeRecord, lost: impl Fn(&Replica) -> bool) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use bulkhead_cluster::schema::VolumeSpec;
-    use bulkhead_cluster::volumes::{NewVolume, Placed};
-    use bulkhead_engine::ids::Tick;
-
-    fn volume() -> VolumeRecord {
-        let place = |id| Placed {
-            node: NodeId::from_u128(id),
-            pool: PoolId::from_u128(id),
-        };
-        let spec = VolumeSpec {
-            repl: 2,
-            ..VolumeSpec::new(1 << 30)
-        };
-        let new = NewVolume::new("v", spec, &[place(1), place(2)], NodeId::from_u128(1));
-        let mut record = new.expect("a volume").into_record();
-        for replica in &mut record.replicas {
-            replica.made = true;
-        }
-        record
-    }
-
-    #[test]
-    fn a_replica_that_has_failed_makes_room_only_where_no_other_node_can_take_a_new_one() {
-        let mut record = volume();
-        let failed = record.replicas[1].id;
-        let (mut away, after) = (Away::default(), Duration::from_secs(600));
-        away.known.extend((1..=3).map(NodeId::from_u128));
-        let lost = |replica: &Replica| away.is_lost(replica, after);
-        record.replicas[1].trouble = Some("it has failed: EIO".to_owned());
-        assert!(
-            making_room(&record, |_| true).is_none() && !is_short(&record, lost),
-            "its primary has not left it behind yet"
-        );
-        let tick = Tick::ZERO;
-        record.replicas[1].state = ReplicaState::Stale { tick };
-        assert!(is_short(&record, lost) && discards(&record, lost).is_empty());
-        assert!(
-            making_room(&record, |_| false).is_none(),
-            "a node may be back in a minute"
-        );
-        let Some(ReplicaChange::Discard { replica }) = making_room(&record, |_| true) else {
-            panic!("it is of no use to the others");
-        };
-        assert_eq!(replica, failed);
-        // With a third node it stays until the new one is in sync.
-        let (id, pool) = (ReplicaId::from_u128(9), PoolId::from_u128(3));
-        let third = Replica::new(id, NodeId::from_u128(3), pool, ReplicaState::Stale { tick });
-        record.replicas.push(third);
-        assert!(!is_short(&record, lost) && discards(&record, lost).is_empty());
-        (record.replicas[2].state, record.replicas[2].made) = (ReplicaState::Member, true);
-        assert!(
-            matches!(discards(&record, lost)[..], [ReplicaChange::Discard { replica }] if replica == failed)
-        );
-        // One that only lacks something is waited for.
-        record.replicas.pop();
-        record.replicas[1].trouble = None;
-        assert!(making_room(&record, |_| true).is_none() && !is_short(&record, lost));
-    }
-
-    #[test]
-    fn a_lost_replica_is_replaced_and_then_discarded() {
-        let mut record = volume();
-        let second = |replica: &Replica| replica.node == NodeId::from_u128(2);
-        assert!(!is_short(&record, |_| false) && is_short(&record, second));
-        let tick = Tick::ZERO;
-        if let Some(lost) = record.replicas.get_mut(1) {
-            lost.state = ReplicaState::Stale { tick };
-        }
-        assert!(
-            discards(&record, second).is_empty(),
-            "not before another one is in sync"
-        );
-        let (id, node) = (ReplicaId::from_u128(9), NodeId::from_u128(3));
-        let mut third = Replica::new(id, node, PoolId::from_u128(3), ReplicaState::Stale { tick });
-        record.replicas.push(third.clone());
-        assert!(!is_short(&record, second), "one is enough");
-        assert!(discards(&record, second).is_empty());
-        record.replicas.pop();
-        (third.state, third.made) = (ReplicaState::Member, true);
-        record.replicas.push(third);
-        let [ReplicaChange::Discard { replica }] = discards(&record, second)[..] else {
-            panic!("the lost one goes");
-        };
-        assert_eq!(
-            record.replica(replica).map(|replica| replica.node),
-            Some(NodeId::from_u128(2))
-        );
-    }
-}
+mod tests;

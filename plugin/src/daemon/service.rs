@@ -21,6 +21,7 @@ impl VolumeService for Arc<Daemon> {
     }
 
     async fn mount(&self, name: &str) -> Result<PathBuf, ServiceError> {
+        self.refuse_in_maintenance(name)?;
         self.mount_volume(name).await
     }
 

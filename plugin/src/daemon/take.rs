@@ -14,11 +14,11 @@ use bulkhead_engine::machine::{MemberState, Record as EngineRecord, RecordReplic
 use bulkhead_engine::node::Surveyed;
 use tokio::time::timeout;
 
+use super::attach::LOOK;
 use super::context::{Daemon, volume_failed};
+use super::phases::Phases;
 use crate::service::ServiceError;
 
-/// Between looks at a volume that another node holds; a change of its record is seen at once.
-const LOOK: Duration = Duration::from_secs(1);
 /// How long the replicas are waited for that are asked for their epochs.
 const SURVEY: Duration = Duration::from_secs(4);
 /// How long those are waited for whose nodes are dead by the store, while there are others: whoever is off or cut off does not
@@ -47,10 +47,11 @@ impl Daemon {
         volume: Stored,
         wish: &Attach,
         end: Instant,
+        phases: &mut Phases,
     ) -> Result<Stored, ServiceError> {
         let id = volume.id;
         let mut asked = false;
-        let taken = self.try_to_take(volume, wish, end, &mut asked).await;
+        let taken = self.try_to_take(volume, wish, end, &mut asked, phases).await;
         if asked
             && taken.is_err()
             && let Err(error) = self.volumes.unwant(id, self.node).await
@@ -66,6 +67,7 @@ impl Daemon {
         wish: &Attach,
         end: Instant,
         asked: &mut bool,
+        phases: &mut Phases,
     ) -> Result<Stored, ServiceError> {
         let id = volume.id;
         let reach = end.min(Instant::now() + REACH);
@@ -77,7 +79,9 @@ impl Daemon {
                     primary: Box::new(primary),
                 },
                 None => {
-                    match self.survey(&volume).await? {
+                    let outlook = self.survey(&volume).await?;
+                    phases.end("survey");
+                    match outlook {
                         Outlook::Clear => {}
                         Outlook::Overtaken(newer) => {
                             volume = *newer;
@@ -91,7 +95,9 @@ impl Daemon {
                         Outlook::Unreachable(why) => return Err(ServiceError::Failed(why)),
                     }
                     let wish = wish.clone().judged_by(&volume);
-                    match self.volumes.attach(id, &wish).await {
+                    let attached = self.volumes.attach(id, &wish).await;
+                    phases.end("attach");
+                    match attached {
                         Ok(held) => {
                             self.catalogue.note(&held);
                             return Ok(held);
@@ -130,6 +136,7 @@ impl Daemon {
                     .map_err(|error| volume_failed(&error))?
                     .ok_or_else(|| ServiceError::NotFound(volume.record.name.clone()))?;
             }
+            phases.end("waiting for its holder");
             if volume.state == VolumeState::Deleting {
                 return Err(ServiceError::NotFound(volume.record.name));
             }

@@ -5,22 +5,24 @@
 //! One node does it: that with the first place in an order which differs from volume to volume; the others wait in turn, in
 //! case it does not. Each node does it for a few volumes at a time.
 
+mod judge;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bulkhead_cluster::catalogue::Contents;
-use bulkhead_cluster::schema::{ChangeId, PoolState, Replica, ReplicaState, VolumeRecord, VolumeState};
+use bulkhead_cluster::schema::{ChangeId, Replica, ReplicaState, VolumeRecord};
 use bulkhead_cluster::volumes::{Attach, Volume as Stored, engine_record};
 use bulkhead_engine::ids::{NodeId, ReplicaId, VolumeId};
-use bulkhead_engine::machine::protocol::Inspected;
-use bulkhead_engine::node::{Surveyed, Volume};
+use bulkhead_engine::node::Volume;
 use parking_lot::Mutex;
 
 use super::context::{Daemon, blocking, volume_failed};
 use super::rebuild::Away;
 use super::reconcile::every;
 use crate::service::ServiceError;
+use judge::{Members, is_in_order, is_left_alone, judge_members, place_in_order, surplus};
 
 /// Between looks.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -153,15 +155,10 @@ impl Daemon {
 
     /// Which place this node has among those that could do it; nothing if it has no replica in sync.
     fn rank(&self, volume: &VolumeRecord, contents: &Contents) -> Option<usize> {
-        let down: Vec<_> = contents
-            .pools()
-            .filter(|pool| pool.state == PoolState::Down)
-            .map(|pool| pool.id)
-            .collect();
         let can = |replica: &&Replica| {
             replica.made
                 && replica.trouble.is_none()
-                && !down.contains(&replica.pool)
+                && !contents.is_pool_down(replica.pool)
                 && (replica.node == self.node || contents.is_alive(replica.node))
         };
         let nodes: Vec<NodeId> = volume.members().filter(can).map(|replica| replica.node).collect();
@@ -170,22 +167,19 @@ impl Daemon {
 
     /// Whether there is something to be done for a volume's replicas that can be done now.
     fn has_upkeep(&self, volume: &VolumeRecord, contents: &Contents, away: &Away) -> bool {
-        let is_down = |replica: &Replica| {
-            let mut pools = contents.pools();
-            pools.any(|pool| pool.id == replica.pool && pool.state == PoolState::Down)
-        };
         let can_be_filled = |replica: &Replica| {
             matches!(
                 replica.state,
                 ReplicaState::Stale { .. } | ReplicaState::Rebuilding { .. }
             ) && replica.trouble.is_none()
                 && contents.is_alive(replica.node)
-                && !is_down(replica)
+                && !contents.is_pool_down(replica.pool)
         };
         surplus(volume, away).is_some()
             || volume.replicas.iter().any(can_be_filled)
-            || (!is_in_order(volume, |replica| self.is_lost(replica, away))
-                && !self.changes_to(volume, away, contents).is_empty())
+            || (!is_in_order(volume, |replica| {
+                self.is_lost(replica, away) || away.is_leaving(replica.node)
+            }) && !self.changes_to(volume, away, contents).is_empty())
     }
 
     /// Attaches a volume for its replicas.
@@ -313,206 +307,5 @@ impl Daemon {
         // Whatever comes next, not in a circle without a pause.
         self.rest(id, TURN);
         self.release_record(id, &tended.name, tended.attachment).await;
-    }
-}
-
-/// What the members say of themselves.
-enum Members {
-    /// Each was closed in order in the record's epoch: they are the same, and hold all there is.
-    AtRest,
-    /// Those that answer were, and so each of them holds all there is.
-    Sound,
-    /// A person may have to decide, or a node that is away to come back: nothing is done.
-    Doubtful(String),
-}
-
-/// Nobody uses the volume, so nothing may be decided for the sake of its replicas that a later mount could decide better: a
-/// member that does not answer is left behind only if another one shows that it holds everything.
-fn judge_members(volume: &VolumeRecord, surveyed: &[Surveyed]) -> Members {
-    let is_member = |found: &&Surveyed| volume.members().any(|member| member.id == found.replica);
-    let said: Vec<&Inspected> = surveyed
-        .iter()
-        .filter(is_member)
-        .filter_map(|found| found.found.as_ref().ok())
-        .collect();
-    let mut epochs = surveyed.iter().filter_map(Surveyed::epoch);
-    if epochs.any(|epoch| epoch > volume.epoch) {
-        return Members::Doubtful("a replica has seen a newer epoch than the record".to_owned());
-    }
-    if said.iter().any(|found| found.failed.is_some()) {
-        return Members::Doubtful("a replica in sync has failed".to_owned());
-    }
-    let all = said.len() == volume.members().count();
-    let is_at_rest = |found: &&Inspected| found.clean && found.epoch == volume.epoch;
-    if all && said.iter().all(is_at_rest) {
-        Members::AtRest
-    } else if !said.is_empty() && said.iter().all(is_at_rest) {
-        Members::Sound
-    } else {
-        Members::Doubtful("what its replicas in sync hold is for the next mount to find out".to_owned())
-    }
-}
-
-/// Whether nobody has a volume, or wants it: only such a volume may be taken for its replicas. One whose node does not live by
-/// the store may be served there all the same, to a container that has done nothing wrong.
-fn is_left_alone(volume: &VolumeRecord) -> bool {
-    volume.state == VolumeState::Ready && volume.wanted.is_none() && volume.primary.is_none()
-}
-
-/// Whether all replicas are there, in sync, and as many as asked for: then nothing else has to be looked at.
-fn is_in_order(volume: &VolumeRecord, is_lost: impl Fn(&Replica) -> bool) -> bool {
-    let sound = |replica: &Replica| {
-        replica.made
-            && replica.state == ReplicaState::Member
-            && replica.trouble.is_none()
-            && !is_lost(replica)
-    };
-    volume.replicas.len() == usize::from(volume.spec.repl) && volume.replicas.iter().all(sound)
-}
-
-/// A replica in sync that is one more than asked for, while nothing else is under way: the one that was made last. Where a
-/// node is to be emptied, the one too many is there, and does not go so.
-fn surplus(volume: &VolumeRecord, away: &Away) -> Option<ReplicaId> {
-    let meant = usize::from(volume.spec.repl).max(1);
-    let all_sound = volume.replicas.iter().all(|replica| {
-        replica.made && replica.state == ReplicaState::Member && !away.is_leaving(replica.node)
-    });
-    let last = volume.replicas.last().filter(|_| all_sound)?;
-    (volume.replicas.len() > meant).then_some(last.id)
-}
-
-/// The place of a node among others, in an order of this volume's own.
-fn place_in_order(volume: VolumeId, nodes: &[NodeId], node: NodeId) -> Option<usize> {
-    // The end of an id is random, also where it begins with the time.
-    let own = u128::from_be_bytes(volume.to_bytes()).rotate_left(64);
-    let key = |node: &NodeId| u128::from_be_bytes(node.to_bytes()) ^ own;
-    let ours = key(nodes.iter().find(|other| **other == node)?);
-    Some(nodes.iter().filter(|other| key(other) < ours).count())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use bulkhead_cluster::schema::{Primary, Timestamp, VolumeSpec};
-    use bulkhead_cluster::volumes::{NewVolume, Placed};
-    use bulkhead_engine::ids::{Epoch, Incarnation, PoolId, Tick};
-
-    fn volume(nodes: &[u128], repl: u8) -> VolumeRecord {
-        let place = |id: &u128| Placed {
-            node: NodeId::from_u128(*id),
-            pool: PoolId::from_u128(*id),
-        };
-        let places: Vec<Placed> = nodes.iter().map(place).collect();
-        let spec = VolumeSpec {
-            repl: nodes.len() as u8,
-            ..VolumeSpec::new(1 << 30)
-        };
-        let new = NewVolume::new("v", spec, &places, NodeId::from_u128(1)).expect("a volume");
-        let mut record = new.into_record();
-        for replica in &mut record.replicas {
-            replica.made = true;
-        }
-        (record.spec.repl, record.state, record.primary) = (repl, VolumeState::Ready, None);
-        record
-    }
-
-    #[test]
-    fn of_several_nodes_one_comes_first_and_not_always_the_same() {
-        let nodes: Vec<NodeId> = (1..=3)
-            .map(|id| NodeId::from(uuid::Uuid::from_u128(id << 100)))
-            .collect();
-        let mut firsts = BTreeSet::new();
-        for _ in 0..100 {
-            let volume = VolumeId::from(uuid::Uuid::new_v4());
-            let places: Vec<usize> = nodes
-                .iter()
-                .filter_map(|node| place_in_order(volume, &nodes, *node))
-                .collect();
-            assert_eq!(places.iter().collect::<BTreeSet<_>>().len(), 3, "{places:?}");
-            firsts.extend(places.iter().position(|place| *place == 0));
-        }
-        assert_eq!(firsts.len(), 3, "the work is shared");
-        let stranger = NodeId::from_u128(9);
-        assert_eq!(place_in_order(VolumeId::from_u128(1), &nodes, stranger), None);
-    }
-
-    #[test]
-    fn a_surplus_replica_goes_only_while_all_is_well() {
-        let stay = Away::default();
-        assert_eq!(surplus(&volume(&[1, 2], 2), &stay), None);
-        let mut three = volume(&[1, 2, 3], 2);
-        let third = three.replicas[2].id;
-        assert_eq!(surplus(&three, &stay), Some(third));
-        let drained = Away::with_leaving(NodeId::from_u128(1));
-        assert_eq!(surplus(&three, &drained), None, "the new one is not one too many");
-        three.replicas[0].state = ReplicaState::Stale { tick: Tick::ZERO };
-        assert_eq!(surplus(&three, &stay), None);
-        assert!(!is_in_order(&three, |_| false));
-        let two = volume(&[1, 2], 2);
-        assert!(is_in_order(&two, |_| false));
-        assert!(!is_in_order(&two, |replica| replica.node == NodeId::from_u128(2)));
-    }
-
-    #[test]
-    fn a_volume_in_use_or_asked_for_is_left_to_others() {
-        let mut record = volume(&[1, 2], 2);
-        assert!(is_left_alone(&record));
-        record.primary = Some(Primary {
-            node: NodeId::from_u128(2),
-            attachment: ChangeId::random(),
-            since: Timestamp::now(),
-            user: String::new(),
-            upkeep: false,
-        });
-        assert!(!is_left_alone(&record), "also if that node gives no sign of life");
-        record.primary = None;
-        record.state = VolumeState::Deleting;
-        assert!(!is_left_alone(&record));
-    }
-
-    #[test]
-    fn members_are_left_behind_only_by_one_that_has_everything() {
-        let mut record = volume(&[1, 2], 2);
-        record.epoch = Epoch(7);
-        let said = |clean: bool, whole: bool, epoch: u32| {
-            Ok(Inspected {
-                incarnation: Incarnation::from_u128(1),
-                epoch: Epoch(epoch),
-                durable: Tick::ZERO,
-                settled: Tick::ZERO,
-                whole,
-                clean,
-                failed: None,
-                unsettled: 0,
-                suspect: 0,
-            })
-        };
-        let judged = |first: Result<Inspected, String>, second: Result<Inspected, String>| {
-            let answers = record.replicas.iter().zip([first, second]);
-            let surveyed: Vec<Surveyed> = answers
-                .map(|(replica, found)| Surveyed {
-                    replica: replica.id,
-                    node: replica.node,
-                    found,
-                })
-                .collect();
-            match judge_members(&record, &surveyed) {
-                Members::AtRest => "at rest",
-                Members::Sound => "sound",
-                Members::Doubtful(_) => "doubtful",
-            }
-        };
-        let away = || Err("it did not answer in time".to_owned());
-        assert_eq!(judged(said(true, true, 7), said(true, true, 7)), "at rest");
-        assert_eq!(judged(said(true, true, 7), away()), "sound");
-        // It was in use when it was last heard of, and the other one may have been in use since.
-        assert_eq!(judged(said(false, true, 7), away()), "doubtful");
-        assert_eq!(judged(said(true, true, 6), away()), "doubtful");
-        // These have to be made the same first, and that may take its time: for whoever mounts it.
-        assert_eq!(judged(said(false, true, 7), said(false, false, 7)), "doubtful");
-        assert_eq!(judged(said(true, true, 7), said(false, true, 7)), "doubtful");
-        assert_eq!(judged(said(false, false, 7), said(false, false, 7)), "doubtful");
-        assert_eq!(judged(said(true, true, 8), said(true, true, 7)), "doubtful");
-        assert_eq!(judged(away(), away()), "doubtful");
     }
 }

@@ -17,6 +17,7 @@ use thiserror::Error;
 pub use inline::{InlineSpec, VolumeName};
 pub use keys::{KEYS, Key};
 pub use size::{MAX_SIZE, format_size, parse_size};
+pub(crate) use values::MAX_REPL;
 
 /// Labels, separated by commas: `app=shop,tier=db`.
 pub fn parse_labels(key: &str, value: &str) -> Result<BTreeMap<String, String>, OptionError> {

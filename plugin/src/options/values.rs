@@ -7,7 +7,7 @@ use bulkhead_cluster::schema::{Fs, IoPriority};
 use super::OptionError;
 
 /// More replicas than this serve nobody.
-pub(super) const MAX_REPL: u8 = 8;
+pub(crate) const MAX_REPL: u8 = 8;
 /// Mount options that would lose acknowledged writes, or that are ours to decide.
 const REFUSED_MOUNT_OPTIONS: &[(&str, &str)] = &[
     (

@@ -97,6 +97,7 @@ pub struct LabelChange {
     pub set: BTreeMap<String, String>,
     /// To be removed; no fault if one is not there.
     #[serde(default)]
+    #[schema(value_type = Vec<String>)]
     pub remove: BTreeSet<String>,
 }
 

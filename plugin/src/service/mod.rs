@@ -3,6 +3,8 @@
 mod access;
 mod cluster;
 mod event;
+mod io;
+mod life;
 mod node;
 mod replica;
 mod rfc3339;
@@ -21,6 +23,8 @@ pub use cluster::{
     NodeVolumeView, StoreMemberView, StoreView,
 };
 pub use event::{AlertView, EventKind, EventView, ObjectView, Severity};
+pub use io::{IoView, OpView};
+pub use life::{Duty, DutyRequest, DutyView, VolumeUpdate};
 pub use node::{PoolRequest, PoolView, StatusView};
 pub use replica::ReplicaDiskView;
 pub use volume::{
@@ -187,11 +191,33 @@ pub trait WatchService: Send + Sync + 'static {
     /// Changes whenever something may have happened; closed when the daemon ends.
     fn news(&self) -> tokio::sync::watch::Receiver<bulkhead_cluster::store::Revision>;
 
+    /// What the volumes that are attached here have served.
+    async fn io(&self) -> Result<Vec<IoView>, ServiceError>;
+
     /// All figures of this node and of the volumes on it, for Prometheus.
     async fn metrics(&self) -> Result<String, ServiceError>;
 }
 
-/// All that the command line asks about this node and its cluster.
-pub trait Management: NodeService + ClusterService + RepairService + AccessService + WatchService {}
+/// The life of nodes and volumes.
+#[async_trait]
+pub trait LifeService: Send + Sync + 'static {
+    /// What is wanted of a node, and what is left to be done until that is so.
+    async fn duty(&self, name: &str) -> Result<DutyView, ServiceError>;
 
-impl<T: NodeService + ClusterService + RepairService + AccessService + WatchService> Management for T {}
+    /// Changes what is wanted of a node. Refused where something that is used, or the last of something, would be lost.
+    async fn set_duty(&self, name: &str, request: &DutyRequest) -> Result<DutyView, ServiceError>;
+
+    /// Changes what is asked of a volume. It is done while the volume is in use.
+    async fn update_volume(&self, name: &str, update: &VolumeUpdate) -> Result<VolumeView, ServiceError>;
+}
+
+/// All that the command line asks about this node and its cluster.
+pub trait Management:
+    NodeService + ClusterService + RepairService + AccessService + WatchService + LifeService
+{
+}
+
+impl<T: NodeService + ClusterService + RepairService + AccessService + WatchService + LifeService> Management
+    for T
+{
+}

@@ -86,7 +86,7 @@ const PATHS: [(&str, &str); 12] = [
     ("GET", "/metrics"),
     ("GET", "/v1/nothing"),
     ("PATCH", "/v1/volumes"),
-    ("GET", "/"),
+    ("GET", "/web/"),
 ];
 
 #[test]
@@ -384,4 +384,31 @@ fn figures_are_those_of_the_volume() {
         );
     }
     served.node.docker().unmount("v1", "a").ok();
+}
+
+#[test]
+fn the_page_is_there_and_may_load_nothing_from_elsewhere() {
+    let served = Served::start();
+    for (path, part) in [
+        ("/", "<title>Bulkhead"),
+        ("/web/app.js", "use strict"),
+        ("/web/style.css", ":root"),
+    ] {
+        let asked = async {
+            let page = format!("https://127.0.0.1:{}{path}", served.port);
+            served.client.get(page).send().await
+        };
+        let response = served.runtime.block_on(asked).expect("an answer");
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let policy = response.headers()["content-security-policy"]
+            .to_str()
+            .expect("text")
+            .to_owned();
+        assert!(
+            policy.contains("default-src 'none'") && !policy.contains("unsafe"),
+            "{policy}"
+        );
+        let text = served.runtime.block_on(response.text()).expect("a body");
+        assert!(text.contains(part), "{path}");
+    }
 }

@@ -291,3 +291,37 @@ fn the_log_in_json() {
         (&json!("bulkhead is ready"), &json!("INFO"))
     );
 }
+
+#[test]
+fn what_is_for_support_is_gathered_and_pages_are_written() {
+    let node = Node::with_pool("1G");
+    node.ok(&["volume", "create", "v1", "--size", "64M"]);
+    let file = node.path("diags.tar.gz").display().to_string();
+    node.ok(&["diags", "-f", &file]);
+    let listed = Command::new("tar")
+        .args(["--list", "--file", &file])
+        .output()
+        .expect("tar");
+    let names = text(&listed.stdout);
+    for part in ["/status.json", "/volumes.json", "/mounts.txt", "/missing.txt"] {
+        assert!(names.contains(part), "{part}: {names}");
+    }
+    node.ok(&["man", &node.path("man").display().to_string()]);
+    assert!(
+        node.entries("man")
+            .contains(&"bulkhead-volume-create.1".to_owned())
+    );
+    let output = node.cli(&["doctor", "--json"]);
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let found = |what: &str| {
+        let mut all = findings.as_array().into_iter().flatten();
+        all.any(|finding| finding["what"] == what && finding["verdict"] == "ok")
+    };
+    for what in ["kernel", "/dev/fuse", "ext4", "daemon", "store"] {
+        assert!(found(what), "{what}: {findings:#}");
+    }
+    node.docker().mount("v1", "a").ok();
+    let rates = node.json(&["top", "--count", "1", "--interval", "300ms"]);
+    assert_eq!(rates[0]["volume"], "v1");
+    node.docker().unmount("v1", "a").ok();
+}

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crate::client::Docker;
 use crate::node::{Node, eventually};
-use bulkhead_cluster::store::{Options, open};
 use serde_json::json;
 
 const VOLUMES: usize = 100;
@@ -90,7 +89,7 @@ fn a_hundred_volumes_leave_nothing_behind() {
     let (code, _) = node.terminate();
     assert_eq!(code, Some(0));
     assert!(node.mounts().is_empty(), "{:?}", node.mounts());
-    let keys = keys(&node.path("store.db"));
+    let keys = keys(&node);
     let of_volumes: Vec<&String> = keys.iter().filter(|key| key.starts_with("volume")).collect();
     assert!(of_volumes.is_empty(), "{of_volumes:?}");
 }
@@ -113,16 +112,8 @@ fn used(node: &Node) -> u64 {
         .expect("what the pool uses")
 }
 
-fn keys(store: &Path) -> Vec<String> {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let options = Options {
-            prefix: "bulkhead/bulkhead/".to_owned(),
-            ..Options::default()
-        };
-        let store = open(&format!("sqlite://{}", store.display()), &options)
-            .await
-            .expect("the store opens");
+fn keys(node: &Node) -> Vec<String> {
+    node.in_store(async |store| {
         let (entries, _) = store.list("").await.expect("it lists");
         entries.into_iter().map(|entry| entry.key).collect()
     })

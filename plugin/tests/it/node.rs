@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use bulkhead_cluster::store::{Options, Store, open};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use parking_lot::{Mutex, MutexGuard};
@@ -133,6 +134,24 @@ impl Node {
             .args(&self.extra)
             .env_remove("BULKHEAD_CONTROL_SOCKET");
         command
+    }
+
+    /// `node wipe` with the settings of this node's daemon: how it ended, and what it said.
+    pub(crate) fn wipe(&self, extra: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new(BINARY);
+        command.args(["node", "wipe"]).args(extra);
+        // What stands behind `daemon` there.
+        let daemon = self.command();
+        let mut words = daemon.get_args().skip(1);
+        while let (Some(flag), Some(value)) = (words.next(), words.next()) {
+            command.arg(flag).arg(value);
+        }
+        let output = command
+            .env_remove("BULKHEAD_CONTROL_SOCKET")
+            .output()
+            .expect("it runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
     }
 
     pub(crate) fn start(&mut self) {
@@ -326,6 +345,20 @@ impl Node {
             "what is shown and what is on disk: {found:?}"
         );
         found
+    }
+
+    /// Looks into its embedded store, or changes it, as another process would.
+    pub(crate) fn in_store<T>(&self, with: impl AsyncFnOnce(&dyn Store) -> T) -> T {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let options = Options {
+                prefix: "bulkhead/bulkhead/".to_owned(),
+                ..Options::default()
+            };
+            let url = format!("sqlite://{}", self.path("store.db").display());
+            let store = open(&url, &options).await.expect("the store opens");
+            with(&*store).await
+        })
     }
 
     pub(crate) fn children(&self) -> usize {

@@ -6,23 +6,15 @@ use std::time::Duration;
 
 use bulkhead_cluster::records;
 use bulkhead_cluster::schema::{VOLUMES, VolumeRecord, VolumeState, encode};
-use bulkhead_cluster::store::{Expect, Options, open};
+use bulkhead_cluster::store::Expect;
 use serde_json::json;
 
 use crate::node::{Node, eventually};
 
 /// Puts another state and epoch into the record of the only volume; what they were.
-fn rewrite(store: &Path, state: VolumeState, epoch: u32) -> (VolumeState, u32) {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let options = Options {
-            prefix: "bulkhead/bulkhead/".to_owned(),
-            ..Options::default()
-        };
-        let store = open(&format!("sqlite://{}", store.display()), &options)
-            .await
-            .expect("the store opens");
-        let (volumes, _, _) = records::list::<VolumeRecord>(&*store, VOLUMES)
+fn rewrite(node: &Node, state: VolumeState, epoch: u32) -> (VolumeState, u32) {
+    node.in_store(async |store| {
+        let (volumes, _, _) = records::list::<VolumeRecord>(store, VOLUMES)
             .await
             .expect("it lists");
         let volume = volumes.first().expect("a volume");
@@ -56,8 +48,7 @@ fn a_store_from_the_moment_of_a_creation_deletes_nothing() {
     assert_eq!(replicas.len(), 1);
 
     node.terminate();
-    let store = node.path("store.db");
-    let (state, epoch) = rewrite(&store, VolumeState::Creating, 1);
+    let (state, epoch) = rewrite(&node, VolumeState::Creating, 1);
     assert!(epoch > 2, "{epoch}");
     node.start();
     assert!(
@@ -69,7 +60,7 @@ fn a_store_from_the_moment_of_a_creation_deletes_nothing() {
 
     // Deleted by a person, or by another node that did not look: the files are not given away either.
     node.terminate();
-    rewrite(&store, VolumeState::Deleting, 1);
+    rewrite(&node, VolumeState::Deleting, 1);
     node.start();
     assert!(
         eventually(Duration::from_secs(60), || node.log().contains("is not removed")),
@@ -79,7 +70,7 @@ fn a_store_from_the_moment_of_a_creation_deletes_nothing() {
     assert_eq!(node.replicas(), replicas);
 
     node.terminate();
-    rewrite(&store, state, epoch);
+    rewrite(&node, state, epoch);
     node.start();
     let mounted = docker.mount("kept", "a").ok();
     let mountpoint = mounted["Mountpoint"].as_str().expect("a mount point").to_owned();

@@ -32,14 +32,19 @@ fn a_host_is_apart_and_ends_without_a_trace() {
         .unwrap();
     let sleeper = host.spawn("sleeper", Cmd::new("sleep").arg("600")).unwrap();
     let pid = sleeper.pid();
-    let found = host.leaks().unwrap().since(&before).to_string();
-    for part in [
-        "process sleep sleep 600",
-        "mount ext4 on /tmp/m",
-        "loop device, number 1 on a file disk",
-    ] {
-        assert!(found.contains(part), "{part} is not in\n{found}");
-    }
+    // A process that is being started has its name a moment before its arguments.
+    wait::retry("all of it is found", Duration::from_secs(5), || {
+        let found = host.leaks()?.since(&before).to_string();
+        for part in [
+            "process sleep sleep 600",
+            "mount ext4 on /tmp/m",
+            "loop device, number 1 on a file disk",
+        ] {
+            anyhow::ensure!(found.contains(part), "{part} is not in\n{found}");
+        }
+        Ok(())
+    })
+    .unwrap();
     let error = before.await_same(&host, Duration::from_millis(300)).unwrap_err();
     assert!(format!("{error:#}").contains("mount ext4 on /tmp/m"), "{error:#}");
     let device = host

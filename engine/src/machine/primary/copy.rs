@@ -49,9 +49,25 @@ pub(super) struct CopyJob {
     lock: Option<LockId>,
 }
 
+/// Most runs that a piece is copied in. Each costs two exchanges under the chunk's lock, so where there are more, which only
+/// large chunks have, the equal blocks between them are copied too.
+const MOST_RUNS: usize = 32;
+
 impl CopyJob {
     /// The runs of blocks in which some target differs from the source.
     fn differing(&self, block: u64) -> VecDeque<ByteRange> {
+        let mut gap = 0;
+        loop {
+            let runs = self.differing_but_for(block, gap);
+            if runs.len() <= MOST_RUNS {
+                return runs;
+            }
+            gap = 2 * gap + 1;
+        }
+    }
+
+    /// The same, where up to `gap` equal blocks between two runs belong to them.
+    fn differing_but_for(&self, block: u64, gap: u64) -> VecDeque<ByteRange> {
         let of_source = self.digests.iter().find(|(peer, _)| *peer == self.source);
         let wanted = of_source
             .map(|(_, digests)| digests.as_slice())
@@ -68,7 +84,7 @@ impl CopyJob {
             let offset = self.piece.offset + at * block;
             let len = block.min(self.piece.end() - offset);
             match runs.back_mut() {
-                Some(run) if run.end() == offset => run.len += len,
+                Some(run) if offset - run.end() <= gap * block => run.len = offset + len - run.offset,
                 _ => runs.push_back(ByteRange::new(offset, len)),
             }
         }
@@ -411,6 +427,55 @@ impl<P: Payload> Primary<P> {
         match part_of {
             CopyFor::Converge { .. } => self.condemn_finally(target, None, out),
             CopyFor::Rebuild { .. } => self.drop_rebuild(target, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(blocks: usize, differ: impl Fn(usize) -> bool) -> CopyJob {
+        let held = (0..blocks).map(|at| u128::from(differ(at))).collect();
+        CopyJob {
+            part_of: CopyFor::Converge { round: 1 },
+            source: 0,
+            targets: bit(1),
+            chunk: Chunk(0),
+            compare: true,
+            stamp: None,
+            found: Tick::ZERO,
+            piece: ByteRange::new(0, blocks as u64 * 4096),
+            digests: vec![(0, vec![0; blocks]), (1, held)],
+            runs: VecDeque::new(),
+            run: ByteRange::new(0, 0),
+            stamped: false,
+            waiting: 0,
+            lock: None,
+        }
+    }
+
+    #[test]
+    fn only_what_differs_is_copied() {
+        let runs = job(16, |at| matches!(at, 0 | 3 | 4 | 15)).differing(4096);
+        let expected = [(0, 1), (3, 2), (15, 1)];
+        let expected = expected.map(|(at, len)| ByteRange::new(at * 4096, len * 4096));
+        assert_eq!(runs, expected);
+        assert!(job(16, |_| false).differing(4096).is_empty());
+    }
+
+    #[test]
+    fn a_large_chunk_is_copied_in_few_runs() {
+        let differ = |at: usize| at % 2 == 0 || at % 7 == 0;
+        let runs = job(256, differ).differing(4096);
+        assert!(runs.len() <= MOST_RUNS, "{runs:?}");
+        for at in (0..256).filter(|at| differ(*at)) {
+            let offset = at as u64 * 4096;
+            assert!(
+                runs.iter()
+                    .any(|run| run.offset <= offset && offset + 4096 <= run.end()),
+                "block {at} is left out"
+            );
         }
     }
 }

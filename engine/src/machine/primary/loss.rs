@@ -132,6 +132,15 @@ impl<P: Payload> Primary<P> {
         self.stirred = true;
     }
 
+    /// Whether a member has to leave before anything is acknowledged again.
+    pub(super) fn has_lost_a_member(&self) -> bool {
+        let is_lost = |peer: PeerId| {
+            let condemned = self.peers[peer].condemned;
+            condemned.is_some() && condemned != Some(Condemned::Dismissed)
+        };
+        each(self.members).any(is_lost)
+    }
+
     /// Whoever is dismissed stays after all if another member is not sound any more by the time of the swap: nothing is wrong with it,
     /// and it may be the last one.
     fn keep_dismissed(&mut self) {

@@ -196,8 +196,9 @@ impl<P: Payload> Primary<P> {
     }
 
     /// The record was read because a change met a conflict. One that is older than what is known here, and stays so, shows that the
-    /// store was restored from an older copy under this primary: no change could ever be made again. A person has to decide
-    /// (T3). A copy of this primary's own epoch is not taken up either: somebody may have taken over after it was made, and have left
+    /// store was restored from an older copy under this primary: no change could ever be made again. Once a member is lost a person
+    /// has to decide (T3); until then nobody else can be attached to members that know the newer epoch, and the volume is served.
+    /// A copy of this primary's own epoch is not taken up either: somebody may have taken over after it was made, and have left
     /// this primary's members behind, so that nobody here would know. Whoever attaches next asks everybody.
     pub(super) fn record_read(&mut self, record: Record, revision: Revision, out: &mut Vec<Action<P>>) {
         let in_conflict = std::mem::take(&mut self.lane.unexplained) && self.lane.pending.is_some();
@@ -214,7 +215,7 @@ impl<P: Payload> Primary<P> {
             return;
         }
         self.lane.older_seen = 0;
-        if record.epoch < self.epoch {
+        if record.epoch < self.epoch && self.has_lost_a_member() {
             let (replica, record) = (self.epoch, record.epoch);
             self.end(EndReason::StoreIsOlder { replica, record }, out);
         }

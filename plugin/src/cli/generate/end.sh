@@ -1,0 +1,2 @@
+
+"$bulkhead" status || [ $? -eq 5 ]

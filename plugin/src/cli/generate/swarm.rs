@@ -1,0 +1,143 @@
+//! The managed plugin: the line that installs it, and a Swarm stack that does so on every node.
+
+use super::plan::Plan;
+use super::shell::{quote, words};
+use crate::cli::CliError;
+use crate::config::{flag, variable};
+
+/// What the plugin takes as variables; the rest goes to it as flags.
+const VARIABLES: [&str; 5] = ["node_name", "cluster", "store", "pool.overcommit", "log.level"];
+/// What its config.json has decided.
+const FIXED: [&str; 7] = [
+    "state_dir",
+    "run_dir",
+    "mounts_dir",
+    "control_socket",
+    "docker.socket",
+    "docker.api",
+    "timeout.stop",
+];
+/// Its name on the nodes, which is the driver's.
+const ALIAS: &str = "bulkhead";
+/// Where its command line is on the host.
+const SOCKET: &str = "/var/lib/bulkhead/bulkhead.sock";
+
+/// The commands that install it on a node.
+pub(super) fn plugin(plan: &Plan, image: &str) -> Result<String, CliError> {
+    let mut text = format!(
+        "# Makes a machine a node of the Bulkhead cluster {}, as a managed plugin. Run it as root on each machine.\n",
+        plan.cluster
+    );
+    if plan.is_secret() {
+        text.push_str("# It holds what opens the metadata store: keep it from others.\n");
+    }
+    text.push_str("mkdir -p /var/lib/bulkhead\n");
+    text.push_str(&install(plan, image)?);
+    text.push('\n');
+    for pool in &plan.pools {
+        let device = pool.device.to_string_lossy();
+        let size = pool.size.iter().flat_map(|size| ["--size", size.as_str()]);
+        let add = ["bulkhead", "--socket", SOCKET, "pool", "add", &device];
+        text.push_str(&format!("{}\n", words(add.into_iter().chain(size))));
+    }
+    Ok(text)
+}
+
+/// A stack with a service that installs the plugin wherever a node is, and looks after it.
+pub(super) fn stack(plan: &Plan, image: &str, docker_image: &str) -> Result<String, CliError> {
+    let work = format!(
+        "mkdir -p /host/var/lib/bulkhead\n\
+         docker plugin inspect {ALIAS} >/dev/null 2>&1 || {}\n\
+         until [ \"$(docker plugin inspect --format '{{{{.Enabled}}}}' {ALIAS})\" = true ]; do docker plugin enable {ALIAS} || sleep 10; done\n\
+         exec sleep 2147483647\n",
+        install(plan, image)?
+    );
+    // What stands between quotes in JSON does in YAML; a dollar would be taken for a variable of the stack.
+    let work = serde_json::to_string(&work)
+        .map_err(|error| CliError::Usage(error.to_string()))?
+        .replace('$', "$$");
+    let image = serde_json::to_string(docker_image).map_err(|error| CliError::Usage(error.to_string()))?;
+    let secret = if plan.is_secret() {
+        "# It holds what opens the metadata store: keep it from others.\n"
+    } else {
+        ""
+    };
+    let pools: String = plan
+        .pools
+        .iter()
+        .map(|pool| {
+            let device = pool.device.to_string_lossy();
+            let size = pool.size.iter().flat_map(|size| ["--size", size.as_str()]);
+            let add = ["bulkhead", "--socket", SOCKET, "pool", "add", &device];
+            format!("#   {}\n", words(add.into_iter().chain(size)))
+        })
+        .collect();
+    let pools = if pools.is_empty() {
+        pools
+    } else {
+        format!("# Then, on each node that is to store something:\n{pools}")
+    };
+    Ok(format!(
+        "# Installs Bulkhead as a managed plugin on every node of a Swarm, also on those that join later:\n\
+         #   docker stack deploy --compose-file THIS-FILE bulkhead\n\
+         {secret}{pools}version: \"3.8\"\n\
+         services:\n\
+         \x20 install:\n\
+         \x20   image: {image}\n\
+         \x20   command: [\"sh\", \"-euc\", {work}]\n\
+         \x20   networks: [host]\n\
+         \x20   volumes:\n\
+         \x20     - /var/run/docker.sock:/var/run/docker.sock\n\
+         \x20     - /var/lib:/host/var/lib\n\
+         \x20   deploy:\n\
+         \x20     mode: global\n\
+         \x20     restart_policy:\n\
+         \x20       condition: any\n\
+         \x20       delay: 30s\n\
+         networks:\n\
+         \x20 host:\n\
+         \x20   external: true\n\
+         \x20   name: host\n"
+    ))
+}
+
+/// `docker plugin install` with all settings.
+fn install(plan: &Plan, image: &str) -> Result<String, CliError> {
+    let mut line = format!(
+        "docker plugin install --alias {ALIAS} --grant-all-permissions {}",
+        quote(image)
+    );
+    let mut flags = Vec::new();
+    for (key, value) in &plan.settings {
+        if FIXED.contains(&key.as_str()) {
+            return Err(CliError::Usage(format!(
+                "--{} is decided by the plugin; leave it out",
+                flag(key)
+            )));
+        }
+        if VARIABLES.contains(&key.as_str()) {
+            line.push_str(&format!(" {}={}", variable(key), quote(value)));
+        } else if value.contains(' ') {
+            return Err(CliError::Usage(format!(
+                "--{} has a blank in it, which a plugin's setting cannot have",
+                flag(key)
+            )));
+        } else {
+            flags.push(format!("--{}={value}", flag(key)));
+        }
+    }
+    let mut args = quote(&flags.join(" "));
+    if let Some(interface) = &plan.interface {
+        // A blank between the two, if there are two.
+        let between = if flags.is_empty() { "" } else { "' '" };
+        let before = if flags.is_empty() { String::new() } else { args };
+        args = format!(
+            "{before}{between}--data-address=\"$(ip -o -4 addr show dev {} scope global | awk '{{ sub(\"/.*\", \"\", $4); print $4; exit }}')\"",
+            quote(interface)
+        );
+    }
+    if !flags.is_empty() || plan.interface.is_some() {
+        line.push_str(&format!(" args={args}"));
+    }
+    Ok(line)
+}

@@ -1,0 +1,254 @@
+//! The life of nodes and of what is on them, on real daemons with a real etcd: what is wrong is raised and cleared, nodes
+//! are drained, worked on and given up, and volumes get more replicas and fewer.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::node::eventually;
+use crate::several::{Cluster, in_sync, mountpoint, write};
+
+/// Names of the nodes with a replica of a volume.
+fn homes(volume: &Value) -> Vec<String> {
+    let replicas = volume["replicas"].as_array().cloned().unwrap_or_default();
+    let mut names: Vec<String> = replicas
+        .iter()
+        .filter_map(|replica| replica["node"].as_str().map(str::to_owned))
+        .collect();
+    names.sort();
+    names
+}
+
+fn alerts(cluster: &Cluster, node: usize) -> Vec<(String, String)> {
+    let alerts = cluster.nodes[node].json(&["alerts"]);
+    alerts
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|alert| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            (text(&alert["alert"]), text(&alert["object"]["name"]))
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_wrong_is_raised_once_and_cleared_once() {
+    let mut cluster = Cluster::of(3);
+    cluster.create(0, "v", json!({"size": "64M", "repl": "2", "nodes": "n1,n2"}));
+    cluster.docker(0).mount("v", "a").ok();
+    assert!(alerts(&cluster, 2).is_empty(), "{:?}", alerts(&cluster, 2));
+    cluster.nodes[1].kill();
+    for (alert, object) in [("node-away", "n2"), ("volume-degraded", "v")] {
+        let wanted = (alert.to_owned(), object.to_owned());
+        for observer in [0, 2] {
+            assert!(
+                eventually(Duration::from_secs(30), || alerts(&cluster, observer)
+                    .contains(&wanted)),
+                "{alert} on n{}: {:?}",
+                observer + 1,
+                alerts(&cluster, observer)
+            );
+        }
+    }
+    assert_eq!(cluster.nodes[2].cli(&["alerts"]).status.code(), Some(5));
+    cluster.nodes[1].start();
+    assert!(
+        eventually(Duration::from_secs(60), || alerts(&cluster, 2).is_empty()),
+        "{:?}",
+        alerts(&cluster, 2)
+    );
+    assert_eq!(cluster.nodes[2].cli(&["alerts"]).status.code(), Some(0));
+    // All nodes saw it, and it was told once.
+    let events = cluster.nodes[2].json(&["events"]);
+    for what in ["node-away", "volume-degraded"] {
+        for kind in ["raised", "cleared"] {
+            let count = events
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|event| event["what"] == what && event["kind"] == kind)
+                .count();
+            assert_eq!(count, 1, "{what} {kind}: {events:#}");
+        }
+    }
+    cluster.docker(0).unmount("v", "a").ok();
+}
+
+#[test]
+fn a_node_is_drained_and_given_up_while_its_volume_is_used() {
+    let mut cluster = Cluster::of(3);
+    cluster.create(0, "v", json!({"size": "64M", "repl": "2", "nodes": "n1,n2"}));
+    let mounted = mountpoint(&cluster.docker(0).mount("v", "a").ok());
+    write(&mounted.join("file"), "before");
+    let (code, message) = cluster.nodes[0].fails(&["node", "decommission", "n2"]);
+    assert_eq!(code, 6, "{message}");
+    assert!(message.contains("drain it first"), "{message}");
+    let told = cluster.nodes[0].ok(&["node", "drain", "n2", "--dry-run"]);
+    assert!(
+        told.contains("volume v: its replica cannot be moved"),
+        "it may only be on n1 and n2: {told}"
+    );
+
+    cluster.nodes[0].ok(&["volume", "update", "v", "--nodes", ""]);
+    let told = cluster.nodes[2].ok(&["node", "drain", "n2"]);
+    assert!(told.contains("n2 is empty"), "{told}");
+    let volume = cluster.volume(0, "v");
+    assert_eq!(
+        (homes(&volume), in_sync(&volume)),
+        (vec!["n1".to_owned(), "n3".to_owned()], 2),
+        "{volume:#}"
+    );
+    assert_eq!(
+        cluster.nodes[0].json(&["node", "inspect", "n2"])[0]["state"],
+        "drained"
+    );
+    write(&mounted.join("file"), "after");
+    assert!(
+        eventually(Duration::from_secs(20), || cluster.nodes[1].replicas().is_empty()),
+        "its files are gone too"
+    );
+
+    cluster.nodes[0].ok(&["node", "decommission", "n2"]);
+    cluster.nodes[1].terminate();
+    let names = || {
+        let nodes = cluster.nodes[0].json(&["node", "list"]);
+        let nodes = nodes.as_array().cloned().unwrap_or_default();
+        nodes.iter().map(|node| node["name"].clone()).collect::<Vec<_>>()
+    };
+    assert!(
+        eventually(Duration::from_secs(20), || names() == ["n1", "n3"]),
+        "{:?}",
+        names()
+    );
+
+    // Its replica there is as good as the one here.
+    cluster.docker(0).unmount("v", "a").ok();
+    let mounted = mountpoint(&cluster.docker(2).mount("v", "b").ok());
+    assert_eq!(fs::read_to_string(mounted.join("file")).expect("kept"), "after");
+    cluster.docker(2).unmount("v", "b").ok();
+}
+
+#[test]
+fn a_volume_gets_more_replicas_and_fewer_while_it_is_used() {
+    let cluster = Cluster::of(3);
+    cluster.create(0, "v", json!({"size": "64M", "repl": "1"}));
+    let mounted = mountpoint(&cluster.docker(0).mount("v", "a").ok());
+    write(&mounted.join("file"), "kept");
+    let (code, message) = cluster.nodes[0].fails(&["volume", "update", "v", "--repl", "4"]);
+    assert_eq!(code, 6, "{message}");
+    assert!(message.contains("3 nodes may hold one"), "{message}");
+    let (code, message) = cluster.nodes[0].fails(&["volume", "update", "v", "--repl", "0"]);
+    assert_eq!(code, 2, "{message}");
+    for wanted in [3, 1, 2] {
+        cluster.nodes[1].ok(&["volume", "update", "v", "--repl", &wanted.to_string()]);
+        let so = || {
+            let volume = cluster.volume(0, "v");
+            homes(&volume).len() == wanted && in_sync(&volume) == wanted && volume["healthy"] == json!(true)
+        };
+        assert!(
+            eventually(Duration::from_secs(40), so),
+            "{wanted}: {:#}",
+            cluster.volume(0, "v")
+        );
+        assert!(
+            homes(&cluster.volume(0, "v")).contains(&"n1".to_owned()),
+            "the one here stays"
+        );
+        assert_eq!(fs::read_to_string(mounted.join("file")).expect("kept"), "kept");
+    }
+    cluster.docker(0).unmount("v", "a").ok();
+}
+
+#[test]
+fn a_node_under_maintenance_serves_nothing_and_loses_nothing() {
+    let mut cluster = Cluster::with_flags(3, &["--rebuild-after", "5s"]);
+    cluster.create(0, "v", json!({"size": "64M", "repl": "2", "nodes": "n1,n2"}));
+    cluster.nodes[0].ok(&["volume", "update", "v", "--nodes", ""]);
+    cluster.docker(1).mount("v", "a").ok();
+    let (code, message) = cluster.nodes[0].fails(&["node", "maintenance", "enter", "n2"]);
+    assert_eq!(code, 6, "{message}");
+    assert!(message.contains("in use on it (v)"), "{message}");
+    cluster.docker(1).unmount("v", "a").ok();
+    cluster.docker(0).mount("v", "a").ok();
+    cluster.nodes[0].ok(&["node", "maintenance", "enter", "n2"]);
+    let (code, message) = cluster.nodes[0].fails(&["node", "maintenance", "enter", "n1"]);
+    assert_eq!(code, 6, "{message}");
+    cluster.docker(1).mount("v", "b").refused("under maintenance");
+    // It is away longer than a replica may be before it is made anew elsewhere, and is not missed.
+    cluster.nodes[1].terminate();
+    std::thread::sleep(Duration::from_secs(16));
+    assert_eq!(
+        homes(&cluster.volume(0, "v")),
+        ["n1", "n2"],
+        "{:#}",
+        cluster.volume(0, "v")
+    );
+    let away = ("node-away".to_owned(), "n2".to_owned());
+    assert!(!alerts(&cluster, 0).contains(&away));
+    // The other one is the last in reach now.
+    let (code, message) = cluster.nodes[2].fails(&["node", "decommission", "n1"]);
+    assert_eq!(code, 6, "{message}");
+    cluster.nodes[1].start();
+    cluster.nodes[0].ok(&["node", "maintenance", "exit", "n2"]);
+    assert!(
+        eventually(Duration::from_secs(40), || in_sync(&cluster.volume(0, "v")) == 2),
+        "{:#}",
+        cluster.volume(0, "v")
+    );
+    cluster.docker(0).unmount("v", "a").ok();
+    cluster.docker(1).mount("v", "b").ok();
+    cluster.docker(1).unmount("v", "b").ok();
+}
+
+#[test]
+fn a_node_is_wiped_once_nothing_needs_it_and_joins_as_a_new_one() {
+    let mut cluster = Cluster::of(2);
+    cluster.create(0, "v", json!({"size": "64M", "repl": "1", "nodes": "n2"}));
+    let id = |cluster: &Cluster| cluster.nodes[0].json(&["node", "inspect", "n2"])[0]["id"].clone();
+    let before = id(&cluster);
+    let (code, message) = cluster.nodes[1].wipe(&["--yes"]);
+    assert!(
+        code == Some(6) && message.contains("the daemon runs"),
+        "{message}"
+    );
+    cluster.nodes[1].terminate();
+    let (code, message) = cluster.nodes[1].wipe(&["--yes"]);
+    assert!(
+        code == Some(6) && message.contains("counts on this node for v"),
+        "{message}"
+    );
+    let (code, told) = cluster.nodes[1].wipe(&[]);
+    assert!(
+        code == Some(0) && told.contains("with a replica in it") && told.contains("--yes is refused"),
+        "{told}"
+    );
+    // It is as it was.
+    cluster.nodes[1].start();
+    cluster.docker(1).mount("v", "a").ok();
+    cluster.docker(1).unmount("v", "a").ok();
+    cluster.docker(0).remove("v").ok();
+    let gone = || cluster.nodes[1].json(&["pool", "list"])[0]["replicas"] == 0;
+    assert!(eventually(Duration::from_secs(20), gone), "its files are gone");
+
+    cluster.nodes[1].terminate();
+    let (code, told) = cluster.nodes[1].wipe(&[]);
+    assert!(
+        code == Some(0) && told.contains("nothing has been changed; --yes does it"),
+        "{told}"
+    );
+    let pool = cluster.nodes[1].path("pool.img");
+    assert!(pool.exists() && cluster.nodes[1].path("state/node.json").exists());
+    let (code, told) = cluster.nodes[1].wipe(&["--yes"]);
+    assert!(code == Some(0) && !told.contains("stays"), "{told}");
+    assert!(!pool.exists() && !cluster.nodes[1].path("state").exists());
+    let (code, told) = cluster.nodes[1].wipe(&[]);
+    assert!(code == Some(0) && told.contains("there is no node"), "{told}");
+    cluster.nodes[1].start();
+    cluster.nodes[1].add_pool("1G");
+    assert!(
+        eventually(Duration::from_secs(20), || id(&cluster) != before),
+        "it is another one of the same name"
+    );
+}
