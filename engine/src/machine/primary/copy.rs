@@ -466,7 +466,7 @@ mod tests {
 
     #[test]
     fn a_large_chunk_is_copied_in_few_runs() {
-        let differ = |at: usize| at % 2 == 0 || at % 7 == 0;
+        let differ = |at: usize| at.is_multiple_of(2) || at.is_multiple_of(7);
         let runs = job(256, differ).differing(4096);
         assert!(runs.len() <= MOST_RUNS, "{runs:?}");
         for at in (0..256).filter(|at| differ(*at)) {
