@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts the binary, the systemd unit and socket, the configuration and completions in place, or removes them.
+# Puts the binary, the systemd unit and socket, the configuration, completions and man pages in place, or removes them.
 #
 #   install.sh install|uninstall      with PREFIX (default /usr/local) and DESTDIR (for packagers)
 set -euo pipefail

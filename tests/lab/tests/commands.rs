@@ -93,11 +93,18 @@ fn install_puts_everything_below_destdir_and_uninstall_takes_it_away() {
         host.sh(&line).run().unwrap();
         host.sh("cd /tmp/image; find . -type f | sort").run().unwrap()
     };
-    let files = run("install");
+    let (pages, files): (Vec<String>, Vec<String>) = run("install")
+        .lines()
+        .map(str::to_owned)
+        .partition(|file| file.starts_with("./usr/share/man/man1/bulkhead"));
+    for page in ["bulkhead.1", "bulkhead-volume-create.1"] {
+        let page = format!("./usr/share/man/man1/{page}");
+        assert!(pages.contains(&page), "{page} is not among {pages:?}");
+    }
     let expected = "./etc/bulkhead/bulkhead.toml\n./usr/bin/bulkhead\n./usr/lib/systemd/system/bulkhead.service\n\
         ./usr/lib/systemd/system/bulkhead.socket\n./usr/share/bash-completion/completions/bulkhead\n\
         ./usr/share/fish/vendor_completions.d/bulkhead.fish\n./usr/share/zsh/site-functions/_bulkhead";
-    assert_eq!(files, expected);
+    assert_eq!(files.join("\n"), expected);
     let unit = host
         .sh("cat /tmp/image/usr/lib/systemd/system/bulkhead.service")
         .run()
