@@ -85,21 +85,24 @@ impl Postgres {
             .exec(&self.container, "psql -Atc 'select 1'")
             .within(Duration::from_secs(10));
         wait::until("PostgreSQL answers", READY, || {
-            if ask.output().is_ok_and(|answer| answer.status.success()) {
+            // Not asked before: dockerd's log would say little else.
+            let running = dockerd.inspect(&self.container, "/State/Running")? == true;
+            if running && ask.output().is_ok_and(|answer| answer.status.success()) {
                 return Ok(Some(()));
             }
-            let running = dockerd.inspect(&self.container, "/State/Running")?;
             ensure!(
-                running == true || self.restart == "always",
+                running || self.restart == "always",
                 "the server ended instead of answering"
             );
             Ok(None)
         })
         .with_context(|| {
             let logs = dockerd.docker(["logs", "--tail", "30", &self.container]).output();
+            let state = dockerd.inspect(&self.container, "/State");
             format!(
-                "log of {}:\n{}",
+                "state of {}: {}\nits log:\n{}",
                 self.container,
+                state.map_or_else(|error| error.to_string(), |state| state.to_string()),
                 logs.map(|o| o.all()).unwrap_or_default()
             )
         })
