@@ -51,6 +51,13 @@ pub enum NodeDuty {
     Decommissioned,
 }
 
+impl NodeDuty {
+    /// Whether what the node has is to be moved away.
+    pub const fn is_leaving(self) -> bool {
+        matches!(self, Self::Drained | Self::Decommissioned)
+    }
+}
+
 /// A node: made once, changed when its addresses, labels, version or duty change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeRecord {

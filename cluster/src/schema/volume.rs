@@ -184,6 +184,11 @@ impl Replica {
             extra: Extra::new(),
         }
     }
+
+    /// Whether it is in sync, and nothing is known against it. Its node or its pool may be away all the same.
+    pub fn is_sound(&self) -> bool {
+        self.made && self.state == ReplicaState::Member && self.trouble.is_none()
+    }
 }
 
 /// The node on which a volume is attached.

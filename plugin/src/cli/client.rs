@@ -50,8 +50,7 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, CliError> {
-        let body = serde_json::to_vec(body).map_err(|error| CliError::Usage(error.to_string()))?;
-        self.ask(Method::POST, path, body.into(), CHANGE).await
+        self.change(Method::POST, path, body).await
     }
 
     pub(super) async fn put<T: DeserializeOwned>(
@@ -59,8 +58,7 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, CliError> {
-        let body = serde_json::to_vec(body).map_err(|error| CliError::Usage(error.to_string()))?;
-        self.ask(Method::PUT, path, body.into(), CHANGE).await
+        self.change(Method::PUT, path, body).await
     }
 
     pub(super) async fn patch<T: DeserializeOwned>(
@@ -68,8 +66,17 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, CliError> {
+        self.change(Method::PATCH, path, body).await
+    }
+
+    async fn change<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
         let body = serde_json::to_vec(body).map_err(|error| CliError::Usage(error.to_string()))?;
-        self.ask(Method::PATCH, path, body.into(), CHANGE).await
+        self.ask(method, path, body.into(), CHANGE).await
     }
 
     pub(super) async fn delete(&self, path: &str) -> Result<(), CliError> {

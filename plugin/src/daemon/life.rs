@@ -177,7 +177,7 @@ impl Daemon {
     /// What is on a node that is not to be there.
     fn left(&self, contents: &Contents, id: NodeId, wanted: NodeDuty) -> Left {
         let mut left = Left::default();
-        if !matches!(wanted, NodeDuty::Drained | NodeDuty::Decommissioned) {
+        if !wanted.is_leaving() {
             return left;
         }
         let view = contents.view();
@@ -295,9 +295,7 @@ fn replacements(contents: &Contents, volume: &VolumeRecord, without: NodeId) -> 
 /// Whether what a node has is to be moved away.
 fn is_leaving(contents: &Contents, node: NodeId) -> bool {
     let mut nodes = contents.nodes();
-    nodes.any(|at| {
-        at.record.id == node && matches!(at.record.duty, NodeDuty::Drained | NodeDuty::Decommissioned)
-    })
+    nodes.any(|at| at.record.id == node && at.record.duty.is_leaving())
 }
 
 /// Whether somebody uses a volume on a node, other than to bring its replicas up to date.
@@ -310,10 +308,8 @@ fn is_attached_on(volume: &VolumeRecord, node: NodeId) -> bool {
 
 /// Whether a node has a replica in sync of a volume, and nobody else who lives has one that can be read.
 fn is_last_in_reach(contents: &Contents, volume: &VolumeRecord, node: NodeId) -> bool {
-    let is_sound = |replica: &&Replica| {
-        replica.made && replica.trouble.is_none() && !contents.is_pool_down(replica.pool)
-    };
-    let mut members = volume.members().filter(is_sound);
+    let can_be_read = |replica: &&Replica| replica.is_sound() && !contents.is_pool_down(replica.pool);
+    let mut members = volume.replicas.iter().filter(can_be_read);
     let has = volume.members().any(|replica| replica.node == node);
     has && !members.any(|replica| replica.node != node && contents.is_alive(replica.node))
 }

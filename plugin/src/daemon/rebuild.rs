@@ -134,10 +134,9 @@ impl Away {
             .filter(|node| node.record.duty != NodeDuty::Decommissioned)
             .map(|node| node.record.id);
         self.known = known.collect();
-        let leaves = |duty| matches!(duty, NodeDuty::Drained | NodeDuty::Decommissioned);
         let leaving = contents
             .nodes()
-            .filter(|node| leaves(node.record.duty))
+            .filter(|node| node.record.duty.is_leaving())
             .map(|node| node.record.id);
         self.leaving = leaving.collect();
     }
@@ -232,16 +231,15 @@ impl Daemon {
     }
 
     fn to_be_changed(&self, held: &HeldHere) -> Option<Arc<Stored>> {
-        let (away, is_whole) = (self.away(), held.is_whole());
-        self.catalogue.read(|contents| {
-            let volume = contents.by_id(held.id())?.clone();
-            let ours = volume
-                .primary
-                .as_ref()
-                .is_some_and(|primary| primary.attachment == held.attachment());
-            let due = ours && !self.changes_by(is_whole, &volume, &away, contents).is_empty();
-            due.then_some(volume)
-        })
+        let volume = self
+            .catalogue
+            .read(|contents| contents.by_id(held.id()).cloned())?;
+        let ours = volume
+            .primary
+            .as_ref()
+            .is_some_and(|primary| primary.attachment == held.attachment());
+        let due = ours && !self.changes_by(held, &volume).is_empty();
+        due.then_some(volume)
     }
 
     /// Who is away, as of the last look.
@@ -256,16 +254,14 @@ impl Daemon {
 
     /// What whoever holds a volume is to change about its replicas. The record learns of a failure a moment later than the
     /// engine: nothing is discarded while a member is being lost, as it may be the one that is needed.
-    fn changes_by(
-        &self,
-        is_whole: bool,
-        volume: &VolumeRecord,
-        away: &Away,
-        contents: &Contents,
-    ) -> Vec<ReplicaChange> {
-        let mut changes = self.changes_to(volume, away, contents);
-        if !is_whole {
-            changes.retain(|change| !matches!(change, ReplicaChange::Discard { .. }));
+    fn changes_by(&self, held: &HeldHere, volume: &VolumeRecord) -> Vec<ReplicaChange> {
+        let away = self.away();
+        let mut changes = self
+            .catalogue
+            .read(|contents| self.changes_to(volume, &away, contents));
+        let is_discard = |change: &ReplicaChange| matches!(change, ReplicaChange::Discard { .. });
+        if changes.iter().any(is_discard) && !held.is_whole() {
+            changes.retain(|change| !is_discard(change));
         }
         changes
     }
@@ -352,10 +348,7 @@ impl Daemon {
         };
         let changes = Mutex::new(Vec::new());
         let decide = |now: &VolumeRecord| {
-            let (away, is_whole) = (self.away(), here.is_whole());
-            let decided = self
-                .catalogue
-                .read(|contents| self.changes_by(is_whole, now, &away, contents));
+            let decided = self.changes_by(here, now);
             changes.lock().clone_from(&decided);
             decided
         };
@@ -426,8 +419,8 @@ fn discards(
     lost: impl Fn(&Replica) -> bool,
     leaving: impl Fn(&Replica) -> bool,
 ) -> Vec<ReplicaChange> {
-    let stays = |replica: &&Replica| replica.made && replica.trouble.is_none() && !leaving(replica);
-    let sound = volume.members().filter(stays).count();
+    let stays = |replica: &&Replica| replica.is_sound() && !leaving(replica);
+    let sound = volume.replicas.iter().filter(stays).count();
     if sound < usize::from(volume.spec.repl) {
         return Vec::new();
     }

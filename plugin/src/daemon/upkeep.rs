@@ -156,12 +156,16 @@ impl Daemon {
     /// Which place this node has among those that could do it; nothing if it has no replica in sync.
     fn rank(&self, volume: &VolumeRecord, contents: &Contents) -> Option<usize> {
         let can = |replica: &&Replica| {
-            replica.made
-                && replica.trouble.is_none()
+            replica.is_sound()
                 && !contents.is_pool_down(replica.pool)
                 && (replica.node == self.node || contents.is_alive(replica.node))
         };
-        let nodes: Vec<NodeId> = volume.members().filter(can).map(|replica| replica.node).collect();
+        let nodes: Vec<NodeId> = volume
+            .replicas
+            .iter()
+            .filter(can)
+            .map(|replica| replica.node)
+            .collect();
         place_in_order(volume.id, &nodes, self.node)
     }
 

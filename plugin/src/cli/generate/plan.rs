@@ -122,8 +122,17 @@ impl Plan {
         })
     }
 
+    /// A line that says so, where what is printed tells a secret.
+    pub(super) fn warning(&self) -> &'static str {
+        if self.is_secret() {
+            "# It holds what opens the metadata store: keep it from others.\n"
+        } else {
+            ""
+        }
+    }
+
     /// Whether what is printed tells a secret.
-    pub(super) fn is_secret(&self) -> bool {
+    fn is_secret(&self) -> bool {
         let told = |(key, value): &(String, String)| {
             let secret = key == "store_password" || key == "store_token";
             (secret && !value.starts_with('@')) || (key == "store" && value.contains('@'))

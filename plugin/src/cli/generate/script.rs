@@ -14,9 +14,7 @@ pub(super) fn script(plan: &Plan, binary: Option<&str>, sha256: Option<&str>) ->
          # is there already stays.\n",
         plan.cluster
     );
-    if plan.is_secret() {
-        text.push_str("# It holds what opens the metadata store: keep it from others.\n");
-    }
+    text.push_str(plan.warning());
     text.push_str(&format!(
         "set -eu\nbulkhead={BINARY}\nsource={}\nsha256={}\ninterface={}\n",
         quote(binary.unwrap_or_default()),

@@ -28,19 +28,22 @@ pub(super) fn plugin(plan: &Plan, image: &str) -> Result<String, CliError> {
         "# Makes a machine a node of the Bulkhead cluster {}, as a managed plugin. Run it as root on each machine.\n",
         plan.cluster
     );
-    if plan.is_secret() {
-        text.push_str("# It holds what opens the metadata store: keep it from others.\n");
-    }
+    text.push_str(plan.warning());
     text.push_str("mkdir -p /var/lib/bulkhead\n");
     text.push_str(&install(plan, image)?);
     text.push('\n');
-    for pool in &plan.pools {
+    text.extend(pool_lines(plan).map(|line| format!("{line}\n")));
+    Ok(text)
+}
+
+/// The commands that give a node its pools.
+fn pool_lines(plan: &Plan) -> impl Iterator<Item = String> {
+    plan.pools.iter().map(|pool| {
         let device = pool.device.to_string_lossy();
         let size = pool.size.iter().flat_map(|size| ["--size", size.as_str()]);
         let add = ["bulkhead", "--socket", SOCKET, "pool", "add", &device];
-        text.push_str(&format!("{}\n", words(add.into_iter().chain(size))));
-    }
-    Ok(text)
+        words(add.into_iter().chain(size))
+    })
 }
 
 /// A stack with a service that installs the plugin wherever a node is, and looks after it.
@@ -57,21 +60,8 @@ pub(super) fn stack(plan: &Plan, image: &str, docker_image: &str) -> Result<Stri
         .map_err(|error| CliError::Usage(error.to_string()))?
         .replace('$', "$$");
     let image = serde_json::to_string(docker_image).map_err(|error| CliError::Usage(error.to_string()))?;
-    let secret = if plan.is_secret() {
-        "# It holds what opens the metadata store: keep it from others.\n"
-    } else {
-        ""
-    };
-    let pools: String = plan
-        .pools
-        .iter()
-        .map(|pool| {
-            let device = pool.device.to_string_lossy();
-            let size = pool.size.iter().flat_map(|size| ["--size", size.as_str()]);
-            let add = ["bulkhead", "--socket", SOCKET, "pool", "add", &device];
-            format!("#   {}\n", words(add.into_iter().chain(size)))
-        })
-        .collect();
+    let secret = plan.warning();
+    let pools: String = pool_lines(plan).map(|line| format!("#   {line}\n")).collect();
     let pools = if pools.is_empty() {
         pools
     } else {

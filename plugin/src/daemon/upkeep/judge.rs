@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use bulkhead_cluster::schema::{Replica, ReplicaState, VolumeRecord, VolumeState};
+use bulkhead_cluster::schema::{Replica, VolumeRecord, VolumeState};
 use bulkhead_engine::ids::{NodeId, ReplicaId, VolumeId};
 use bulkhead_engine::machine::protocol::Inspected;
 use bulkhead_engine::node::Surveyed;
@@ -59,22 +59,14 @@ pub(super) fn is_left_alone(volume: &VolumeRecord) -> bool {
 
 /// Whether all replicas are there, in sync, and as many as asked for: then nothing else has to be looked at.
 pub(super) fn is_in_order(volume: &VolumeRecord, is_lost: impl Fn(&Replica) -> bool) -> bool {
-    let sound = |replica: &Replica| {
-        replica.made
-            && replica.state == ReplicaState::Member
-            && replica.trouble.is_none()
-            && !is_lost(replica)
-    };
-    volume.replicas.len() == usize::from(volume.spec.repl) && volume.replicas.iter().all(sound)
+    let stays = |replica: &Replica| replica.is_sound() && !is_lost(replica);
+    volume.replicas.len() == usize::from(volume.spec.repl) && volume.replicas.iter().all(stays)
 }
 
 /// A replica in sync that is one more than asked for, while nothing else is under way: the one that was made last. Where a
 /// node is to be emptied, the one too many is there, and does not go so.
 pub(super) fn surplus(volume: &VolumeRecord, away: &Away) -> Option<ReplicaId> {
-    let is_sound = |replica: &Replica| {
-        replica.made && replica.state == ReplicaState::Member && replica.trouble.is_none()
-    };
-    if !volume.replicas.iter().all(is_sound) {
+    if !volume.replicas.iter().all(Replica::is_sound) {
         return None;
     }
     // Nothing goes before all of them have answered, so each counts as one that can be reached.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use bulkhead_cluster::schema::{ChangeId, Primary, Timestamp, VolumeSpec};
+use bulkhead_cluster::schema::{ChangeId, Primary, ReplicaState, Timestamp, VolumeSpec};
 use bulkhead_cluster::volumes::{NewVolume, Placed};
 use bulkhead_engine::ids::{Epoch, Incarnation, PoolId, Tick};
 
