@@ -10,7 +10,7 @@ use super::status::VolumeEvent;
 use crate::disk::{self, Caching, DiskError, ReplicaFiles};
 use crate::format::ReplicaIdentity;
 use crate::geometry::Geometry;
-use crate::ids::{BootId, ClusterId, Incarnation, NodeId, VolumeId};
+use crate::ids::{BootId, ClusterId, Epoch, Incarnation, NodeId, VolumeId};
 use crate::link::{Addresses, LinkConfig, Plain, Transport};
 use crate::machine::primary::{EndReason, PrimaryConfig, Revision};
 use crate::machine::{FaultSet, Record};
@@ -138,6 +138,11 @@ pub struct VolumeConfig {
     pub record: Record,
     /// Its revision.
     pub revision: Revision,
+    /// Set where this attaching goes on for one of this node whose process has ended (T5 in docs/replication.md): the epoch of
+    /// the record that the attaching swap replaced. Members do not have it wait for the lease of the process that is gone.
+    /// Only for whoever knows that that record named the attaching it goes on for, that this one had been served (or had gone
+    /// on for one that had), and that its process is over.
+    pub resumes: Option<Epoch>,
     /// Nodes that are dead by the store: their replicas are hardly waited for.
     pub dead: Vec<NodeId>,
     /// Who changes and reads the record.
@@ -192,6 +197,7 @@ impl VolumeConfig {
             geometry,
             record,
             revision,
+            resumes: None,
             dead: Vec::new(),
             keeper,
             max_operations: 256,

@@ -41,11 +41,11 @@ fn a_hello_for_somebody_else_is_declined_in_words() {
     assert_eq!(text, format!("no replica {} on this node", identity(404).replica));
 
     let mut newer = good.clone();
-    newer.local.versions = VersionRange { oldest: 2, newest: 5 };
+    newer.local.versions = VersionRange { oldest: 3, newest: 5 };
     let (code, text) = refused(&newer);
     assert_eq!(code, DeclineCode::Version);
     assert!(
-        text.contains("speaks protocol version 1, the node that connects versions 2 to 5"),
+        text.contains("speaks protocol versions 1 to 2, the node that connects versions 3 to 5"),
         "{text}"
     );
     assert!(text.ends_with("upgrade this node"), "{text}");
