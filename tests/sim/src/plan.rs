@@ -4,7 +4,7 @@ use std::fmt;
 
 use bulkhead_engine::geometry::{Geometry, SIZE_STEP};
 
-use crate::ambush::{Ambush, MOMENTS, Moment, Victim};
+use crate::ambush::{Ambush, MOMENTS, Moment, RESTARTS, Victim};
 use crate::rng::Rng;
 
 /// Nanoseconds of simulated time.
@@ -165,6 +165,15 @@ pub enum Mischief {
         /// For how long there is no power.
         down: Ns,
     },
+    /// The process that is at the volume is killed and back soon, again and again.
+    Restart {
+        /// For how long it is away.
+        down: Ns,
+        /// How often.
+        times: u32,
+        /// How much time it has in between, at most.
+        gap: Ns,
+    },
     /// A member is not wanted any more.
     Dismiss {
         /// On which node.
@@ -201,6 +210,8 @@ pub struct Plan {
     pub added_at: Option<Ns>,
     /// The volume's size and division.
     pub geometry: Geometry,
+    /// Whether a keeper holds what the kernel asks of a process that dies, for the next one.
+    pub keeper: bool,
     /// When the mischief ends and everything is repaired.
     pub calm_at: Ns,
     /// Mean time between operations of a user.
@@ -229,8 +240,9 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} nodes, {} replicas{}, {} MiB in chunks of {} KiB, calm after {:.1} s, an operation every {:.1} ms",
+            "{} nodes{}, {} replicas{}, {} MiB in chunks of {} KiB, calm after {:.1} s, an operation every {:.1} ms",
             self.nodes,
+            if self.keeper { " with keepers" } else { "" },
             self.replicas,
             self.added_at.map_or(String::new(), |at| format!(
                 " (one more after {:.1} s)",
@@ -364,6 +376,14 @@ impl Plan {
             entries.push(Entry { at, what });
         }
         entries.extend(dismissals(seed, nodes, calm_at));
+        let restarts = restarts(seed, nodes, calm_at);
+        let keeper = restarts.is_some();
+        if let Some((alone, restarts)) = restarts {
+            if alone {
+                entries.clear();
+            }
+            entries.extend(restarts);
+        }
         let chunk = rng.pick(&[64 << 10, 512 << 10, 1 << 20, 1 << 20]);
         let size = rng.pick(&[4, 8, 12, 11, 24, 40]) << 20;
         Self {
@@ -372,6 +392,7 @@ impl Plan {
             replicas,
             added_at: added.then(|| rng.between(SEC, calm_at)),
             geometry: division(size, chunk),
+            keeper,
             calm_at,
             op_gap: if restless {
                 MS / 16
@@ -424,6 +445,56 @@ fn dismissals(seed: u64, nodes: usize, calm_at: Ns) -> Vec<Entry> {
         },
     };
     (0..4).map(&mut dismissal).collect()
+}
+
+/// Processes that die and come back for what they have left in the kernel, where there is a keeper; drawn apart from everything else.
+/// And whether nothing else goes wrong: else the volume is hardly ever served for long enough to leave something.
+fn restarts(seed: u64, nodes: usize, calm_at: Ns) -> Option<(bool, Vec<Entry>)> {
+    let mut rng = Rng::new(seed, 7);
+    if !rng.chance(50) {
+        return None;
+    }
+    let rng = &mut rng;
+    let alone = rng.chance(60);
+    let count = if alone {
+        calm_at / rng.pick(&[150 * MS, 300 * MS, SEC])
+    } else {
+        rng.pick(&[0, 2, 5, 10])
+    };
+    let entry = |_| Entry {
+        at: rng.between(300 * MS, calm_at),
+        what: restart(nodes, rng),
+    };
+    Some((alone, (0..count).map(entry).collect()))
+}
+
+fn restart(nodes: usize, rng: &mut Rng) -> Mischief {
+    let down = rng.pick(&[2, 20, 150, 600]) * MS;
+    let down = rng.between(down / 2, down);
+    match rng.below(100) {
+        0..40 => Mischief::Restart {
+            down,
+            times: rng.pick(&[1, 1, 2, 5]),
+            gap: rng.pick(&[1, 5, 30, 300]) * MS,
+        },
+        40..46 => Mischief::Move {
+            node: rng.below(nodes as u64) as usize,
+            ask: rng.chance(30),
+        },
+        _ => Mischief::Ambush(Ambush {
+            moment: rng.pick(RESTARTS),
+            skip: rng.pick(&[0, 0, 1, 5, 40]),
+            within: rng.pick(&[1, MS / 2, 4 * MS, 30 * MS]),
+            victim: match rng.below(100) {
+                0..60 => Victim::Primary,
+                60..75 => Victim::Replica,
+                75..85 => Victim::All,
+                _ => Victim::Throne,
+            },
+            power: rng.chance(15),
+            down,
+        }),
+    }
 }
 
 fn mischief(kind: Kind, nodes: usize, rng: &mut Rng) -> Mischief {

@@ -11,6 +11,7 @@ fn plan(replicas: usize, calm_at: Ns, entries: &[(Ns, Mischief)]) -> Plan {
         nodes: replicas,
         replicas,
         added_at: None,
+        keeper: false,
         calm_at,
         op_gap: 5 * MS,
         drift: 0,

@@ -225,7 +225,10 @@ impl<P: Payload> Replica<P> {
             session, id, open, ..
         } = opening;
         self.lease.turn_to(open.term);
-        if let Some(resumes) = open.resumes {
+        let resumes = open
+            .resumes
+            .filter(|_| !self.config.faults.has(Fault::ResumeWaits));
+        if let Some(resumes) = resumes {
             self.lease.resumed(resumes, open.attached_by);
         }
         self.session = Some(Session {
