@@ -378,9 +378,11 @@ impl Plan {
         entries.extend(dismissals(seed, nodes, calm_at));
         let restarts = restarts(seed, nodes, calm_at);
         let keeper = restarts.is_some();
+        let mut busy = false;
         if let Some((alone, restarts)) = restarts {
             if alone {
                 entries.clear();
+                busy = calm_at <= 4 * SEC && rng.chance(50);
             }
             entries.extend(restarts);
         }
@@ -396,6 +398,9 @@ impl Plan {
             calm_at,
             op_gap: if restless {
                 MS / 16
+            } else if busy {
+                // So that there is something under way whenever a process dies.
+                MS / 2
             } else {
                 rng.pick(&[1, 3, 5, 10, 30]) * MS
             },

@@ -68,7 +68,7 @@ impl World {
         }
         if newly && self.final_reads.is_none() {
             // What is asked now is read by nobody before the next process.
-            for _ in 0..self.work_rng.below(4) {
+            for _ in 0..self.work_rng.below(8) {
                 let kind = self.work_rng.below(100);
                 self.do_something(node, term, kind);
             }
@@ -256,6 +256,7 @@ impl World {
         self.nodes[node].connection = None;
         let gone: Vec<OpId> = self.waiting(node);
         for id in gone {
+            self.outcome.failed += 1;
             self.ops.remove(&id);
             self.checker.forgotten(id);
         }
@@ -309,6 +310,9 @@ impl World {
         let Some(attaching) = self.nodes[node].host.as_ref().map(|host| host.attaching) else {
             return;
         };
+        let since = self.nodes[node].connection.as_ref().and_then(|at| at.unserved);
+        let pause = self.now - since.unwrap_or(self.now);
+        self.outcome.longest_pause = self.outcome.longest_pause.max(pause);
         self.nodes[node].connection = Some(Connection {
             attachings: vec![attaching],
             served: term,

@@ -207,6 +207,7 @@ impl World {
             Ok(Some(data)) => self.checker.read(id, |place| data.get(place)),
             Ok(None) => self.checker.acknowledged(id),
             Err(_) => {
+                self.outcome.failed += 1;
                 self.checker.failed(id);
                 Ok(())
             }
@@ -231,6 +232,7 @@ impl World {
             .map(|(&id, _)| id)
             .collect();
         for id in ids {
+            self.outcome.failed += 1;
             self.ops.remove(&id);
             self.checker.forgotten(id);
         }

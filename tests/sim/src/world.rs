@@ -162,6 +162,10 @@ pub struct Outcome {
     pub served: u64,
     /// Operations that the next process was asked for again.
     pub asked_again: u64,
+    /// Operations that failed, or whose outcome nobody learned.
+    pub failed: u64,
+    /// The longest time that a connection was without anybody who served it, and served again in the end.
+    pub longest_pause: Ns,
     /// Whether every member was lost for good, so that nothing could be served to the end.
     pub dead: bool,
     /// Whether a person had to declare another replica the volume.
