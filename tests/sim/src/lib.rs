@@ -2,7 +2,7 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `plan` | what happens in a run, drawn beforehand |
+//! | `plan`, `draw` | what happens in a run, drawn beforehand |
 //! | `world` | the queue of events |
 //! | `node`, `net`, `store`, `disk` | the parts of the cluster |
 //! | `machines`, `connections`, `questions`, `life` | what happens to machines, connections, the store, and processes |
@@ -23,6 +23,7 @@ mod chaos;
 pub mod checker;
 mod connections;
 pub mod disk;
+mod draw;
 pub mod last_resort;
 mod life;
 mod machines;
