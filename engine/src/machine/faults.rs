@@ -241,6 +241,10 @@ faults! {
     ResumeUnconditional = "resume-unconditional",
     /// The swap by which a process goes on is not tied to the record that was read (T5).
     ResumeBlindSwap = "resume-blind-swap",
+    /// The attaching that is to go on is not noted before its swap is sent (T5).
+    ResumeNotNoted = "resume-not-noted",
+    /// Whoever goes on does not ask the replicas first whether they know a newer epoch than the record's (T5, T3).
+    ResumeAsksNobody = "resume-asks-nobody",
     /// A process goes on in the epoch of the one before, and as the same attaching (T5).
     ResumeWithoutEpoch = "resume-without-epoch",
     /// A process that goes on for the one before does not make the members identical (T5, T4).

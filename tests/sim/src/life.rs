@@ -44,8 +44,14 @@ impl World {
         self.found(node);
     }
 
-    /// The process of a node dies; without power what its disk had not been told to keep is gone too.
+    /// The process of a node dies, and now and then its keeper too; without power what its disk had not been told to keep is gone too.
     pub(crate) fn kill(&mut self, node: usize, down: Ns, power: bool) {
+        let holds = self.nodes[node].connection.is_some();
+        let keeper = power || holds && self.rng.chance(5);
+        self.die(node, down, power, keeper);
+    }
+
+    pub(crate) fn die(&mut self, node: usize, down: Ns, power: bool, keeper: bool) {
         let at = &self.nodes[node];
         if !(at.running || power && at.powered) {
             return;
@@ -80,9 +86,7 @@ impl World {
         if lost_verify {
             self.verify_lost();
         }
-        // Now and then the keeper dies too.
-        let keeps = self.nodes[node].connection.is_some() && !power && !self.rng.chance(5);
-        if keeps {
+        if self.nodes[node].connection.is_some() && !keeper {
             self.left_behind(node);
         } else {
             self.cut_connection(node);

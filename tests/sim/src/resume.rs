@@ -173,10 +173,15 @@ impl World {
                 self,
                 "node {node}: the record names somebody else, nothing is gone on with"
             );
+            if record.primary == Some(node_id(node)) && self.restored.at.is_none() {
+                self.violate(format!(
+                    "T5: what node {node} holds is given up though no other node has the volume: an attaching was not noted"
+                ));
+            }
             self.cut_connection(node);
             return;
         }
-        if self.replicas_know_better(node, record) {
+        if !self.has_fault(Fault::ResumeAsksNobody) && self.replicas_know_better(node, record) {
             tell!(
                 self,
                 "node {node}: the store is an older copy, nothing is gone on with"
@@ -198,12 +203,15 @@ impl World {
             next.change = record.change;
         }
         let attaching = self.new_attaching();
+        let not_noted = self.has_fault(Fault::ResumeNotNoted);
         let resumes = record.epoch;
         let Some(connection) = self.nodes[node].connection.as_mut() else {
             return;
         };
         // Noted before the swap is sent: it may be done, and nobody of this process learn of it.
-        connection.attachings.push(attaching);
+        if !not_noted {
+            connection.attachings.push(attaching);
+        }
         connection.step = Step::Swapping {
             record: Box::new(next.clone()),
             expected: revision,
@@ -363,7 +371,7 @@ impl World {
     /// Kills the process of a node, which is back soon: also when nothing else goes wrong any more.
     pub(crate) fn restart(&mut self, node: usize, down: Ns) {
         if self.nodes[node].running {
-            self.kill(node, down, false);
+            self.die(node, down, false, false);
         }
     }
 
