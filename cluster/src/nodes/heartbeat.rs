@@ -148,7 +148,10 @@ impl Beating {
                 _ = tokio::time::sleep(pause) => {}
                 changed = told.changed() => if changed.is_err() { break },
             }
-            let Told { condition, swarm_node } = told.borrow_and_update().clone();
+            let Told {
+                condition,
+                swarm_node,
+            } = told.borrow_and_update().clone();
             let differs = condition != self.record.condition;
             let refresh = differs
                 || swarm_node != self.record.swarm_node

@@ -35,11 +35,17 @@ impl DockerApi {
     /// Asks for something.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> anyhow::Result<T> {
         let answer = self.call(Method::GET, path, Bytes::new(), limit).await?;
-        serde_json::from_slice(&answer).with_context(|| format!("dockerd's answer to {path} is not understood"))
+        serde_json::from_slice(&answer)
+            .with_context(|| format!("dockerd's answer to {path} is not understood"))
     }
 
     /// Changes something.
-    pub(super) async fn post(&self, path: &str, body: &impl Serialize, limit: Duration) -> anyhow::Result<()> {
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        limit: Duration,
+    ) -> anyhow::Result<()> {
         let body = serde_json::to_vec(body)?;
         self.call(Method::POST, path, body.into(), limit).await.map(drop)
     }
@@ -56,9 +62,16 @@ impl DockerApi {
             let status = response.status();
             // To the end: dockerd may work on it until then.
             let body = Limited::new(response.into_body(), LARGEST);
-            let answer = body.collect().await.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
+            let answer = body
+                .collect()
+                .await
+                .map_err(|error| anyhow::anyhow!(error))?
+                .to_bytes();
             if !status.is_success() {
-                bail!("dockerd answered {status} to {path}: {}", String::from_utf8_lossy(&answer).trim());
+                bail!(
+                    "dockerd answered {status} to {path}: {}",
+                    String::from_utf8_lossy(&answer).trim()
+                );
             }
             Ok(answer)
         };

@@ -119,7 +119,11 @@ async fn look(
             // Refused if anybody has changed the node since it was read; then the next look does it.
             let path = format!("/nodes/{}/update?version={}", node.id, node.version.index);
             docker.post(&path, &spec, PATIENCE).await?;
-            tracing::info!(node = node.id, volumes = volumes.len(), "its labels in Swarm are brought up to date");
+            tracing::info!(
+                node = node.id,
+                volumes = volumes.len(),
+                "its labels in Swarm are brought up to date"
+            );
         }
     }
     Ok(())
@@ -128,7 +132,11 @@ async fn look(
 /// What the living nodes say that Swarm calls them. One name means one node: the latest that bears it.
 fn learn(contents: &Contents, known: &mut BTreeMap<NodeId, String>) {
     for node in contents.nodes() {
-        let Some(name) = node.live.map(|live| live.swarm_node).filter(|name| !name.is_empty()) else {
+        let Some(name) = node
+            .live
+            .map(|live| live.swarm_node)
+            .filter(|name| !name.is_empty())
+        else {
             continue;
         };
         known.retain(|_, other| *other != name);
@@ -141,9 +149,14 @@ fn replicas_by_swarm_node(
     contents: &Contents,
     known: &BTreeMap<NodeId, String>,
 ) -> BTreeMap<String, BTreeSet<String>> {
-    let mut wanted: BTreeMap<String, BTreeSet<String>> =
-        known.values().map(|name| (name.clone(), BTreeSet::new())).collect();
-    for volume in contents.named().filter(|volume| volume.state == VolumeState::Ready) {
+    let mut wanted: BTreeMap<String, BTreeSet<String>> = known
+        .values()
+        .map(|name| (name.clone(), BTreeSet::new()))
+        .collect();
+    for volume in contents
+        .named()
+        .filter(|volume| volume.state == VolumeState::Ready)
+    {
         for replica in volume.replicas.iter().filter(|replica| replica.is_sound()) {
             if let Some(volumes) = known.get(&replica.node).and_then(|name| wanted.get_mut(name)) {
                 volumes.insert(volume.name.clone());
@@ -155,9 +168,16 @@ fn replicas_by_swarm_node(
 
 /// A node's spec with our labels as they should be; nothing if they are.
 fn relabelled(spec: &Map<String, Value>, volumes: &BTreeSet<String>) -> Option<Map<String, Value>> {
-    let mut labels = spec.get("Labels").and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut labels = spec
+        .get("Labels")
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default();
     let before = labels.clone();
-    labels.retain(|key, _| key.strip_prefix(PREFIX).is_none_or(|volume| volumes.contains(volume)));
+    labels.retain(|key, _| {
+        key.strip_prefix(PREFIX)
+            .is_none_or(|volume| volumes.contains(volume))
+    });
     for volume in volumes {
         labels.insert(format!("{PREFIX}{volume}"), json!("true"));
     }
@@ -181,7 +201,8 @@ mod tests {
     #[test]
     fn only_our_labels_change_and_the_rest_of_the_spec_stays() {
         let volumes = BTreeSet::from(["db".to_owned(), "web".to_owned()]);
-        let before = spec(&json!({"disk": "nvme", "bulkhead.volume.gone": "true", "bulkhead.volume.db": "no"}));
+        let before =
+            spec(&json!({"disk": "nvme", "bulkhead.volume.gone": "true", "bulkhead.volume.db": "no"}));
         let after = relabelled(&before, &volumes).expect("it differs");
         let labels = json!({"disk": "nvme", "bulkhead.volume.db": "true", "bulkhead.volume.web": "true"});
         assert_eq!(after, spec(&labels));

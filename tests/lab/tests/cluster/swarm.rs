@@ -130,7 +130,10 @@ pub(crate) fn near_its_data(lab: &mut Lab, _: Extent) -> Result<Vec<Figure>> {
     let told = begin.elapsed();
     let view = lab.node(0).bulkhead.json("volume inspect near")?.to_string();
     for holder in &holders {
-        ensure!(view.contains(&format!("{holder:?}")), "{holder} has a label, and no replica: {view}");
+        ensure!(
+            view.contains(&format!("{holder:?}")),
+            "{holder} has a label, and no replica: {view}"
+        );
     }
 
     manager
@@ -154,5 +157,8 @@ pub(crate) fn near_its_data(lab: &mut Lab, _: Extent) -> Result<Vec<Figure>> {
     wait::until("the label of a volume that is gone goes too", START, || {
         Ok(labelled(manager, "near")?.is_empty().then_some(()))
     })?;
-    Ok(vec![figure("volume create to labels", format!("{:.1} s", told.as_secs_f64()))])
+    Ok(vec![figure(
+        "volume create to labels",
+        format!("{:.1} s", told.as_secs_f64()),
+    )])
 }
