@@ -368,9 +368,11 @@ impl World {
         self.step_primary(node, term, Event::Submit { id, op });
     }
 
-    /// Kills the process of a node, which is back soon: also when nothing else goes wrong any more.
+    /// Kills the process of a node, which is back soon. When nothing goes wrong any more, only one that is mute already.
     pub(crate) fn restart(&mut self, node: usize, down: Ns) {
-        if self.nodes[node].running {
+        let at = &self.nodes[node];
+        let mute = at.host.as_ref().is_some_and(|host| host.mute);
+        if at.running && (mute || !self.calm) {
             self.die(node, down, false, false);
         }
     }

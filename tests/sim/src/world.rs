@@ -81,7 +81,7 @@ pub enum Ev {
     Start(usize),
     /// A node is killed, or loses power, for so long.
     Strike(usize, Ns, bool),
-    /// The process of a node is killed and comes back, also where nothing else goes wrong any more.
+    /// The process of a node is killed and comes back; one that is mute also where nothing else goes wrong any more.
     Restart(usize, Ns),
     /// A node is cut off, and the volume is wanted elsewhere.
     Usurp(usize, bool),
