@@ -190,6 +190,7 @@ impl World {
             return;
         }
         self.nodes[node].surveyed_at = self.now;
+        self.goes_on_by_the_restored();
         if self.has_fault(Fault::ResumeWithoutEpoch) {
             let attaching = holder;
             self.attach(node, record.clone(), revision, attaching, Some(record.epoch));
