@@ -3,11 +3,14 @@
 //! It owns the daemon's process, unless that is dockerd's. It must never reach into the daemon's files: what a test wants to know it asks as a user
 //! would, through the command line or through Docker.
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::command::Cmd;
@@ -104,6 +107,28 @@ impl Bulkhead {
         }
     }
 
+    /// The process that serves the volumes: the keeper's child, or the process itself where there is no keeper. `None` while
+    /// the keeper has none.
+    pub fn daemon(&mut self) -> Result<Option<Pid>> {
+        let keeper = self.service()?.pid();
+        let child = child_of(keeper);
+        // A daemon that has no keeper starts programs, such as mkfs, but not itself.
+        Ok(child.or_else(|| (!is_keeper(keeper)).then_some(keeper)))
+    }
+
+    /// Whether the process that the test has started is a keeper.
+    pub fn is_kept(&mut self) -> Result<bool> {
+        let pid = self.service()?.pid();
+        Ok(self.daemon()? != Some(pid))
+    }
+
+    /// Kills what serves the volumes without warning, and returns at once; the keeper, if there is one, lives.
+    pub fn kill_daemon(&mut self) -> Result<Pid> {
+        let daemon = wait::until("there is a daemon to kill", START, || self.daemon())?;
+        kill(daemon, Signal::SIGKILL).with_context(|| format!("cannot kill process {daemon}"))?;
+        Ok(daemon)
+    }
+
     /// Whether its process runs; dockerd sees to it that one in a plugin does.
     pub fn is_running(&mut self) -> bool {
         match &mut self.way {
@@ -157,7 +182,7 @@ impl Bulkhead {
         if let Way::Process { service, starts, .. } = &mut self.way {
             // Each start appends one such line to the same log.
             service.until("bulkhead is ready", START, || {
-                let text = std::fs::read(&log).unwrap_or_default();
+                let text = fs::read(&log).unwrap_or_default();
                 let ready = String::from_utf8_lossy(&text)
                     .matches("bulkhead is ready")
                     .count();
@@ -171,6 +196,29 @@ impl Bulkhead {
             || ask.run().map(drop),
         )
     }
+}
+
+/// The child of a keeper that is a daemon.
+fn child_of(keeper: Pid) -> Option<Pid> {
+    let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).ok()?;
+    let mut children = children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok().map(Pid::from_raw));
+    children.find(|&pid| is_daemon(pid))
+}
+
+/// Whether a process is a daemon that a keeper has started, and lives.
+fn is_daemon(pid: Pid) -> bool {
+    // Nobody else hands that variable down, and a dead process has no environment.
+    let variables = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    variables
+        .split(|&byte| byte == 0)
+        .any(|one| one.starts_with(b"BULKHEAD_KEEPER="))
+}
+
+/// Whether a process is a keeper: it has one thread, a daemon never.
+fn is_keeper(pid: Pid) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() == 1)
 }
 
 impl Drop for Bulkhead {

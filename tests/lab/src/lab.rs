@@ -303,6 +303,13 @@ impl Plan {
         self
     }
 
+    /// Gives the daemons a further option that has no value.
+    #[must_use]
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.options.push(flag.to_owned());
+        self
+    }
+
     /// Starts it all, and waits until it is ready.
     pub fn start(self) -> Result<Lab> {
         if let Some(kind) = self.store {
