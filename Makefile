@@ -22,7 +22,7 @@ SEED ?=
 SEEDS ?= 2000
 FROM ?= 0
 
-.PHONY: bench bench-control bench-recovery lab lab-down lab-enter demo test-api test-ui test-cluster test-faults test-ha test-uninterrupted sim sim-faults help up down build install uninstall plugin test lint fmt
+.PHONY: bench bench-control bench-recovery lab lab-down lab-enter demo test-api test-ui test-cluster test-faults test-ha test-uninterrupted sim sim-faults help up down build install upgrade uninstall plugin test lint fmt
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -39,6 +39,9 @@ build: ## the binary, in target/release
 
 install: build ## binary, systemd unit and socket, configuration; knows PREFIX and DESTDIR
 	@$(if $(DESTDIR),,$(SUDO)) env PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/install.sh install
+
+upgrade: ## builds, and replaces the installed program while its volumes are in use
+	@scripts/upgrade.sh
 
 uninstall: ## removes what make install has put in place; data and configuration stay
 	@$(if $(DESTDIR),,$(SUDO)) env PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/install.sh uninstall

@@ -73,6 +73,7 @@ mod tests {
     fn one_screen_says_what_is_wrong_first() {
         let status = StatusView {
             version: "0.1.0".to_owned(),
+            pid: 4711,
             node: "n1".to_owned(),
             node_id: "1d".to_owned(),
             state: "ok".to_owned(),

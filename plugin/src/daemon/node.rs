@@ -20,6 +20,7 @@ impl NodeService for Arc<Daemon> {
         problems.extend(self.cluster_problems(&freshness, &volumes));
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
             node: self.node_name.clone(),
             node_id: self.node.to_string(),
             state: self.own_state(&freshness),

@@ -59,6 +59,8 @@ pub struct PoolView {
 pub struct StatusView {
     /// Version of the daemon.
     pub version: String,
+    /// Its process, as itself sees it.
+    pub pid: u32,
     /// Name of the node.
     pub node: String,
     /// Its identity.

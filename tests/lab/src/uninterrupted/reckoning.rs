@@ -191,11 +191,12 @@ mod tests {
 
     #[test]
     fn only_a_run_without_any_fault_is_good() {
+        type Spoil = (&'static str, fn(&mut Reckoning));
         good().judge().unwrap();
         assert!(good().to_string().ends_with(
             "1 kills, pauses 0.70 s median, 0.70 s longest, 0 I/O errors, 0 verify errors, 0 commits lost"
         ));
-        let spoil: [(&str, fn(&mut Reckoning)); 8] = [
+        let spoil: [Spoil; 8] = [
             ("nothing was killed", |r| r.kills.clear()),
             ("a load did nothing", |r| r.passes = 0),
             ("1 I/O errors", |r| r.io.push("EIO".to_owned())),
