@@ -4,7 +4,7 @@
 //! would, through the command line or through Docker.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,19 @@ use crate::wait;
 
 /// How long the daemon may take until it is ready.
 const START: Duration = Duration::from_secs(30);
+
+/// Where a host has a program of its own, on its disk.
+const OWN: &str = "/var/lib/store/bin/bulkhead";
+
+/// Gives a host a copy of the program under test, which can be replaced; returns where the host sees it.
+pub fn install(host: &Host) -> Result<PathBuf> {
+    let path = host.outside(OWN);
+    let dir = path.parent().context("it is in no folder")?;
+    fs::create_dir_all(dir)?;
+    let from = programs::bulkhead()?;
+    fs::copy(&from, &path).with_context(|| format!("cannot copy {}", from.display()))?;
+    Ok(OWN.into())
+}
 
 /// A running `bulkhead daemon`.
 #[derive(Debug)]
@@ -52,7 +65,11 @@ impl Bulkhead {
 
     /// Starts the daemon with further options.
     pub fn start_with(host: &Arc<Host>, options: &[&str]) -> Result<Self> {
-        let program = programs::bulkhead()?;
+        Self::start_from(host, programs::bulkhead()?, options)
+    }
+
+    /// Starts the daemon from this program on the host.
+    pub fn start_from(host: &Arc<Host>, program: PathBuf, options: &[&str]) -> Result<Self> {
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
         let service = Self::launch(host, &program, &options)?;
         let mut daemon = Self {
@@ -75,6 +92,11 @@ impl Bulkhead {
             program: programs::bulkhead()?,
             way: Way::Plugin(plugin),
         })
+    }
+
+    /// The program, as the host sees it.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// The command line, as a user of this host would run it.

@@ -28,6 +28,9 @@ pub struct Postgres {
     restart: &'static str,
 }
 
+/// What is said of a pgbench that did not print its sum.
+const SILENT: &str = "pgbench did not tell what it did";
+
 /// Clients that write while something is being broken.
 #[derive(Debug)]
 pub struct Load {
@@ -150,7 +153,7 @@ impl Postgres {
 
     /// [`Postgres::load`] for a time, after which [`Load::finish`] tells what came of it.
     pub fn load_for(&self, host: &Host, name: &str, length: Duration) -> Result<Load> {
-        let bench = format!("exec pgbench -n -c 8 -j 2 -T {}", length.as_secs().max(1));
+        let bench = format!("exec pgbench -n -c 8 -j 2 -P 5 -T {}", length.as_secs().max(1));
         let bench = host.spawn(&format!("{name}-bench"), self.client(&bench))?;
         // The number goes on from what is there; the line is printed when, and only when, psql was told of the commit.
         let journal = "n=$(psql -Atc 'select coalesce(max(n), 0) from journal'); \
@@ -263,6 +266,29 @@ impl Load {
         Ok(done)
     }
 
+    /// Ends the clients while they are at work, and tells what failed until then; that one has ended before is a failure.
+    pub fn interrupt(mut self) -> Result<Done> {
+        let ran = self.bench.is_running() && self.journal.is_running();
+        self.bench.kill()?;
+        self.journal.kill()?;
+        let mut done = Done::parse(&self.bench.log());
+        // Nobody has asked it for its sum.
+        done.failures.retain(|failure| failure != SILENT);
+        if !ran {
+            done.failures.push("the clients have ended before".to_owned());
+        }
+        done.failures.extend(self.refused());
+        done.commits = self.commits();
+        Ok(done)
+    }
+
+    /// What the journal's client was told instead of a commit.
+    fn refused(&self) -> Vec<String> {
+        let said = self.journal.log();
+        let other = said.lines().filter(|line| !line.starts_with("commit "));
+        other.map(|line| format!("journal: {line}")).collect()
+    }
+
     /// Ends the clients and returns the commits that were acknowledged.
     pub fn end(mut self) -> Result<BTreeSet<u64>> {
         self.bench.kill()?;
@@ -285,11 +311,12 @@ impl Done {
         match number("number of failed transactions: ") {
             Some(0) => {}
             Some(failed) => done.failures.push(format!("{failed} transactions failed")),
-            None => done.failures.push("pgbench did not tell what it did".to_owned()),
+            None => done.failures.push(SILENT.to_owned()),
         }
-        let troubles = text
-            .lines()
-            .filter(|line| line.contains("aborted") || line.contains("ERROR:") || line.contains("FATAL:"));
+        let troubles = text.lines().filter(|line| {
+            let unwell = line.starts_with("progress: ") && !line.contains(", 0 failed");
+            unwell || line.contains("aborted") || line.contains("ERROR:") || line.contains("FATAL:")
+        });
         done.failures.extend(troubles.map(str::to_owned));
         done
     }

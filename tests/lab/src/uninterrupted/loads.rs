@@ -3,13 +3,14 @@
 //! It owns the containers, and a folder on the machine with what they tell. It must never take silence for health: a load that
 //! ended, or did nothing, is an error.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::probe::Notes;
+use super::probe::{self, Notes};
 use crate::dockerd::Dockerd;
 use crate::host::Host;
 use crate::node::Node;
@@ -57,7 +58,9 @@ impl Loads {
     pub fn start(node: &Node, options: &str, length: Duration) -> Result<Self> {
         node.create(WORK, &format!("size=512M fs=xfs {options}"))?;
         node.create(DB, &format!("size=2G {options}"))?;
-        let dir = node.host.dir().join("loads");
+        // Loads may be started on the same host again, and must not read what earlier ones were told.
+        let name = format!("loads-{}", probe::now().as_millis());
+        let dir = node.host.dir().join(&name);
         fs::create_dir_all(&dir)?;
         let dockerd = &node.dockerd;
         let postgres = Postgres::new("pg", DB);
@@ -78,7 +81,7 @@ impl Loads {
         for volume in VOLUMES {
             loads.run_probe(dockerd, volume)?;
         }
-        loads.clients = Some(loads.postgres.load_for(&node.host, "load", length)?);
+        loads.clients = Some(loads.postgres.load_for(&node.host, &name, length)?);
         wait::until("every load runs", Duration::from_secs(60), || {
             let all = VOLUMES.iter().all(|volume| loads.notes(volume).writes > 0);
             Ok((all && loads.text("fio").contains("Starting")).then_some(()))
@@ -116,20 +119,56 @@ impl Loads {
         Ok(vec![of(FIO)?, of(self.postgres.container())?])
     }
 
+    /// Ends the clients while they are at work, and then fio and the probes as [`Loads::finish`] does.
+    pub fn interrupt(&mut self, dockerd: &Dockerd) -> Result<Done> {
+        let clients = self.clients.take().context("the clients were ended before")?;
+        let done = clients.interrupt()?;
+        self.end_containers(dockerd)?;
+        Ok(done)
+    }
+
+    /// Ends the clients, wherever they are; returns what they were told, and leaves the containers as they are.
+    pub fn abandon(&mut self) -> Result<BTreeSet<u64>> {
+        let clients = self.clients.take().context("the clients were ended before")?;
+        fs::write(self.dir.join("stop"), "")?;
+        clients.end()
+    }
+
+    /// Every container of the loads.
+    pub fn containers(&self) -> Vec<String> {
+        let probes = VOLUMES.iter().map(|volume| probe_of(volume));
+        let others = [FIO, self.postgres.container()].map(str::to_owned);
+        probes.chain(others).collect()
+    }
+
+    /// Waits until a probe meets an error; tells when the first of all did, since 1970.
+    pub fn await_error(&self, patience: Duration) -> Result<Duration> {
+        wait::until("a container meets an error", patience, || {
+            let notes = VOLUMES.map(|volume| self.notes(volume));
+            let errors = notes.iter().flat_map(|notes| notes.errors.first());
+            let times = errors.filter_map(|error| error.split(' ').next()?.parse().ok());
+            Ok(times.min().map(Duration::from_millis))
+        })
+    }
+
     /// Waits until the clients and the last pass of fio have ended, and ends the probes.
     pub fn finish(&mut self, dockerd: &Dockerd, patience: Duration) -> Result<Done> {
         let clients = self.clients.take().context("the clients were ended before")?;
         let done = clients.finish(patience)?;
+        self.end_containers(dockerd)?;
+        Ok(done)
+    }
+
+    fn end_containers(&self, dockerd: &Dockerd) -> Result<()> {
         fs::write(self.dir.join("stop"), "")?;
         let ended = wait::until("fio ends its pass", Duration::from_secs(120), || {
             Ok((dockerd.inspect(FIO, "/State/Running")? == false).then_some(()))
         });
         for volume in VOLUMES {
-            dockerd.docker(["rm", "-f", &probe(volume)]).run()?;
+            dockerd.docker(["rm", "-f", &probe_of(volume)]).run()?;
         }
         dockerd.docker(["rm", "-f", FIO]).run()?;
-        ended?;
-        Ok(done)
+        ended
     }
 
     /// Reads every block of the last pass once more, in a container of its own: the volume was detached before.
@@ -182,7 +221,7 @@ impl Loads {
     }
 
     fn run_probe(&self, dockerd: &Dockerd, volume: &str) -> Result<()> {
-        let name = probe(volume);
+        let name = probe_of(volume);
         let log = format!("/log/{name}");
         self.run(
             dockerd,
@@ -218,17 +257,17 @@ impl Loads {
         let bytes = fs::read(self.dir.join(name)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
+}
 
-    /// Whether the host has a process that hangs in the kernel for longer than `patience`.
-    pub fn stuck(host: &Host, patience: Duration) -> Result<()> {
-        let look = "ps -eo stat=,pid=,args= | grep '^D' || :";
-        let mut last = String::new();
-        wait::until("nothing hangs in the kernel", patience, || {
-            last = host.sh(look).run()?;
-            Ok(last.is_empty().then_some(()))
-        })
-        .with_context(|| last.clone())
-    }
+/// Waits until no process of the host hangs in the kernel.
+pub fn await_nothing_stuck(host: &Host, patience: Duration) -> Result<()> {
+    let look = "ps -eo stat=,pid=,args= | grep '^D' || :";
+    let mut last = String::new();
+    wait::until("nothing hangs in the kernel", patience, || {
+        last = host.sh(look).run()?;
+        Ok(last.is_empty().then_some(()))
+    })
+    .with_context(|| last.clone())
 }
 
 impl Troubles {
@@ -251,7 +290,7 @@ impl Troubles {
     }
 }
 
-fn probe(volume: &str) -> String {
+fn probe_of(volume: &str) -> String {
     format!("probe-{volume}")
 }
 

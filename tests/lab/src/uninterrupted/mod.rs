@@ -8,10 +8,12 @@
 //! | [`pauses`] | which pause belongs to which kill |
 //! | [`campaign`] | kill after kill, chosen by one seed |
 //! | [`reckoning`] | the checks at the end, and the table |
+//! | [`cases`] | what else ends a daemon: its keeper's end, a cut, an upgrade |
 //!
 //! It must never count a run as good whose loads did not run, or whose end was not checked.
 
 pub mod campaign;
+pub mod cases;
 pub mod kernel;
 pub mod loads;
 pub mod pauses;

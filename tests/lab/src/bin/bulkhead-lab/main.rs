@@ -79,6 +79,9 @@ enum Command {
         /// Without a keeper, which has to fail: shows that what is looked for would be seen
         #[arg(long)]
         no_keeper: bool,
+        /// Play the cases instead: the keeper killed, a replica, a cut, upgrades; or those with this in their name
+        #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["no_keeper", "seed"])]
+        cases: Option<String>,
     },
     /// End the cluster that runs
     Down,
@@ -116,7 +119,11 @@ fn main() -> ExitCode {
             store,
             seed,
             no_keeper,
+            cases,
         } => supervised(move || {
+            if let Some(only) = cases {
+                return uninterrupted::cases::all(store, &only);
+            }
             let seed = seed.unwrap_or_else(|| rand::random::<u32>().into());
             let mut campaign =
                 uninterrupted::Campaign::new(Duration::from_secs(minutes * 60), nodes, store, seed);
