@@ -10,7 +10,7 @@ use super::status::VolumeEvent;
 use crate::disk::{self, Caching, DiskError, ReplicaFiles};
 use crate::format::ReplicaIdentity;
 use crate::geometry::Geometry;
-use crate::ids::{BootId, ClusterId, Incarnation, NodeId, VolumeId};
+use crate::ids::{BootId, ClusterId, Epoch, Incarnation, NodeId, VolumeId};
 use crate::link::{Addresses, LinkConfig, Plain, Transport};
 use crate::machine::primary::{EndReason, PrimaryConfig, Revision};
 use crate::machine::{FaultSet, Record};
@@ -138,6 +138,9 @@ pub struct VolumeConfig {
     pub record: Record,
     /// Its revision.
     pub revision: Revision,
+    /// The term that this one goes on for: its primary ran on this node and has ended, it had served, and the record named it
+    /// until the swap that attached this one (rule T4). What members granted to it is over, and not waited for.
+    pub resumes: Option<Epoch>,
     /// Nodes that are dead by the store: their replicas are hardly waited for.
     pub dead: Vec<NodeId>,
     /// Who changes and reads the record.
@@ -192,6 +195,7 @@ impl VolumeConfig {
             geometry,
             record,
             revision,
+            resumes: None,
             dead: Vec::new(),
             keeper,
             max_operations: 256,
