@@ -74,8 +74,9 @@ impl Writer {
     #[track_caller]
     fn gets_on(&self) {
         let before = self.writes();
-        let so = || self.writes() > before + 3;
+        let so = || self.writes() > before + 3 || self.has_failed();
         assert!(eventually(Duration::from_secs(40), so), "nothing is written any more");
+        assert!(!self.has_failed(), "a write has failed");
     }
 
     fn has_failed(&self) -> bool {
