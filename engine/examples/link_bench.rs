@@ -239,6 +239,7 @@ fn session_run(len: usize, depth: usize, count: usize, data_crc: bool) -> Result
         attempt: 1,
         role: Role::Member,
         expects: None,
+        resumes: None,
     });
     session.request_usual(RequestId(0), &open)?;
     answers.recv()?;

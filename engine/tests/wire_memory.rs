@@ -56,7 +56,7 @@ fn head(kind: u8, meta_len: u32, data_len: u32) -> Vec<u8> {
 #[test]
 fn wire_decoder_keeps_to_its_bounds_whatever_a_head_promises() {
     let codec = Codec {
-        version: Version::V1,
+        version: Version::NEWEST,
         data_crc: false,
     };
     // A list is held twice: as bytes and decoded.
@@ -97,7 +97,7 @@ fn wire_decoder_keeps_to_its_bounds_whatever_a_head_promises() {
 #[test]
 fn wire_list_of_the_largest_size_keeps_to_the_bound() {
     let codec = Codec {
-        version: Version::V1,
+        version: Version::NEWEST,
         data_crc: false,
     };
     for count in [8192u32, 8193, u32::MAX] {

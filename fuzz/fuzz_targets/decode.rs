@@ -8,10 +8,10 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = read_greeting(&mut &*bytes);
-    for data_crc in [false, true] {
-        let codec = Codec { version: Version::V1, data_crc };
+    let kinds = [Version::V1, Version::V2].map(|version| [false, true].map(|data_crc| Codec { version, data_crc }));
+    for codec in kinds.concat() {
         read_all(codec, bytes);
-        if let Some(frame) = sealed(bytes, data_crc) {
+        if let Some(frame) = sealed(bytes, codec.data_crc) {
             read_all(codec, &frame);
         }
     }

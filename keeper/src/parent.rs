@@ -264,6 +264,7 @@ impl Keeper {
     fn bury(&mut self, end: End) -> Option<u8> {
         let child = self.child.take()?;
         let ran = Duration::from_millis(now().saturating_sub(child.since));
+        let served = self.table.is_served();
         self.table.orphan(now());
         let code = match end {
             End::Code(code) => u8::try_from(code).unwrap_or(1),
@@ -277,11 +278,11 @@ impl Keeper {
             // In order, or because it cannot run at all: another try would end no better, and nobody waits for it.
             End::Code(0) => return Some(0),
             End::Code(_) if self.table.is_empty() => return Some(code),
-            End::Code(code) => (format!("ended with code {code}"), self.pace.after_death(ran)),
-            End::Signal(signal) => (format!("was killed by {signal}"), self.pace.after_death(ran)),
+            End::Code(code) => (format!("ended with code {code}"), self.pace.after_death(ran, served)),
+            End::Signal(signal) => (format!("was killed by {signal}"), self.pace.after_death(ran, served)),
             End::Hanging => (
                 "is dead but for threads that hang in the kernel".to_owned(),
-                self.pace.after_death(ran),
+                self.pace.after_death(ran, served),
             ),
         };
         let when = if pause.is_zero() {
@@ -334,7 +335,7 @@ impl Keeper {
             }
             Err(error) => {
                 complain(&format!("{} cannot be started: {error}", self.program.name()));
-                let pause = self.pace.after_death(Duration::ZERO).max(Duration::from_millis(250));
+                let pause = self.pace.after_death(Duration::ZERO, false).max(Duration::from_millis(250));
                 self.again = Some(now() + pause.as_millis() as u64);
             }
         }

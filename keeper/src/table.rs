@@ -101,6 +101,11 @@ impl Table {
         self.entries.iter()
     }
 
+    /// Whether there is something, and all of it is served.
+    pub fn is_served(&self) -> bool {
+        !self.is_empty() && self.entries.values().all(|entry| entry.unserved_since.is_none())
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.entries.len()

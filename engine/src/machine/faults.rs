@@ -237,6 +237,24 @@ faults! {
     ReleaseNotAwaited = "release-not-awaited",
     /// A member that was dismissed goes whether the others can be counted on or not (L2).
     DismissedAnyway = "dismissed-anyway",
+    /// A process goes on for the one before whoever the record names (T5).
+    ResumeUnconditional = "resume-unconditional",
+    /// The swap by which a process goes on is not tied to the record that was read (T5).
+    ResumeBlindSwap = "resume-blind-swap",
+    /// A process goes on in the epoch of the one before, and as the same attaching (T5).
+    ResumeWithoutEpoch = "resume-without-epoch",
+    /// A process that goes on for the one before does not make the members identical (T5, T4).
+    ResumeWithoutConvergence = "resume-without-convergence",
+    /// Whoever attaches where the record names its node claims to go on for one that has served (T5).
+    ResumeFromUnserved = "resume-from-unserved",
+    /// A replica has a primary that goes on wait for the lease of the process before (T5).
+    ResumeWaits = "resume-waits",
+    /// What the process before had read and not answered is answered without being done again.
+    ResumeForgets = "resume-forgets",
+    /// What the process before had read and not answered is never answered.
+    ResumeDrops = "resume-drops",
+    /// A connection that no process could go on with in time is not ended (L5).
+    ResumeNeverEnds = "resume-never-ends",
 }
 
 /// The faults that a machine has.

@@ -48,6 +48,9 @@ pub struct Open {
     pub role: Role,
     /// The opening of the replica that this primary knows; any, if none.
     pub expects: Option<Incarnation>,
+    /// This primary goes on for one of the same node whose process has ended: the epoch of the record that its swap replaced,
+    /// before the own term. Leases of terms up to it are over (T5).
+    pub resumes: Option<Epoch>,
 }
 
 /// A request to a replica.

@@ -138,8 +138,10 @@ pub struct VolumeConfig {
     pub record: Record,
     /// Its revision.
     pub revision: Revision,
-    /// The term that this one goes on for: its primary ran on this node and has ended, it had served, and the record named it
-    /// until the swap that attached this one (rule T4). What members granted to it is over, and not waited for.
+    /// Set where this attaching goes on for one of this node whose process has ended (T5 in docs/replication.md): the epoch of
+    /// the record that the attaching swap replaced. Members do not have it wait for the lease of the process that is gone.
+    /// Only for whoever knows that that record named the attaching it goes on for, that this one had been served (or had gone
+    /// on for one that had), and that its process is over.
     pub resumes: Option<Epoch>,
     /// Nodes that are dead by the store: their replicas are hardly waited for.
     pub dead: Vec<NodeId>,

@@ -36,6 +36,9 @@ pub(super) fn check_record(node: &Node, config: &VolumeConfig) -> Result<(), Ope
     if record.epoch == Epoch::ZERO {
         return wrong("is of no epoch".to_owned());
     }
+    if let Some(resumes) = config.resumes.filter(|&resumes| resumes >= record.epoch) {
+        return wrong(format!("is not later than the one to go on for ({resumes})"));
+    }
     if record.members().next().is_none() {
         return wrong("names no replica that is in sync".to_owned());
     }

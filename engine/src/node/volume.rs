@@ -92,6 +92,7 @@ impl Volume {
             tick_interval: config.tick_interval,
             lease: node.config.replicas.lease,
             retry: config.retry,
+            resumes: config.resumes,
             faults: config.faults,
             ..PrimaryConfig::new(
                 node.config.cluster,

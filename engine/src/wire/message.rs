@@ -98,7 +98,9 @@ impl Codec {
         id: RequestId,
         request: &Request<P>,
     ) -> Result<Frame<P>, WireError> {
-        self.frame(|put| super::request::encode(put, request).map(|(kind, data)| (kind, id.0, data)))
+        self.frame(|put| {
+            super::request::encode(self.version, put, request).map(|(kind, data)| (kind, id.0, data))
+        })
     }
 
     /// The frame of a reply.
@@ -124,9 +126,7 @@ impl Codec {
     ) -> Result<Frame<P>, WireError> {
         let mut head = Vec::with_capacity(2 * HEADER_LEN);
         head.resize(HEADER_LEN, 0);
-        let (kind, id, data) = match self.version {
-            Version::V1 => parts(&mut Put(&mut head))?,
-        };
+        let (kind, id, data) = parts(&mut Put(&mut head))?;
         let (meta, bytes) = (&head[HEADER_LEN..], data.map_or(&[][..], |data| &**data));
         if data.is_some() && bytes.is_empty() {
             return Err(WireError::NoData(kind));
@@ -164,15 +164,13 @@ impl Codec {
         }
         self.check_data(header, bytes)?;
         let mut take = Take::new(kind, meta);
-        let message = match self.version {
-            Version::V1 if kind.is_request() => Message::Request(
-                RequestId(header.id),
-                super::request::decode(kind, &mut take, data)?,
-            ),
-            Version::V1 if kind.is_reply() => {
-                Message::Reply(RequestId(header.id), super::reply::decode(kind, &mut take, data)?)
-            }
-            Version::V1 => Message::Control(decode_control(kind, header.id, &mut take)?),
+        let id = RequestId(header.id);
+        let message = if kind.is_request() {
+            Message::Request(id, super::request::decode(self.version, kind, &mut take, data)?)
+        } else if kind.is_reply() {
+            Message::Reply(id, super::reply::decode(kind, &mut take, data)?)
+        } else {
+            Message::Control(decode_control(kind, header.id, &mut take)?)
         };
         take.end()?;
         Ok(message)

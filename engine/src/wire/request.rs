@@ -1,19 +1,20 @@
 //! The requests of a primary as metadata and back. Says nothing of whether a replica will serve them.
 
 use super::codec::{Put, Take};
-use super::{Kind, MAX_DATA, MAX_LIST, WireError};
+use super::{Kind, MAX_DATA, MAX_LIST, Version, WireError};
 use crate::geometry::{ByteRange, Chunk};
-use crate::ids::Tick;
+use crate::ids::{Epoch, Tick};
 use crate::machine::protocol::{Open, Request, digest_count};
 
 /// Appends the metadata; hands back the type and the data.
 pub(super) fn encode<'a, P>(
+    version: Version,
     put: &mut Put<'_>,
     request: &'a Request<P>,
 ) -> Result<(Kind, Option<&'a P>), WireError> {
     let kind = kind_of(request);
     match request {
-        Request::Open(open) => encode_open(put, open),
+        Request::Open(open) => encode_open(version, put, open)?,
         Request::Raise { epoch, role } => {
             put.epoch(*epoch);
             put.role(*role);
@@ -66,9 +67,14 @@ pub(super) fn encode<'a, P>(
 }
 
 /// The request of a frame of type `kind`, which is a request's.
-pub(super) fn decode<P>(kind: Kind, take: &mut Take<'_>, data: Option<P>) -> Result<Request<P>, WireError> {
+pub(super) fn decode<P>(
+    version: Version,
+    kind: Kind,
+    take: &mut Take<'_>,
+    data: Option<P>,
+) -> Result<Request<P>, WireError> {
     Ok(match kind {
-        Kind::Open => Request::Open(decode_open(take)?),
+        Kind::Open => Request::Open(decode_open(version, take)?),
         Kind::Raise => Request::Raise {
             epoch: take.epoch()?,
             role: take.role()?,
@@ -144,7 +150,8 @@ pub(super) const fn kind_of<P>(request: &Request<P>) -> Kind {
     }
 }
 
-fn encode_open(put: &mut Put<'_>, open: &Open) {
+/// Version 1 does not say whether the primary goes on for one that has ended: the replica has it wait then, as any other.
+fn encode_open(version: Version, put: &mut Put<'_>, open: &Open) -> Result<(), WireError> {
     put.identity(&open.identity);
     put.epoch(open.epoch);
     put.epoch(open.term);
@@ -155,10 +162,30 @@ fn encode_open(put: &mut Put<'_>, open: &Open) {
     if let Some(incarnation) = open.expects {
         put.bytes(&incarnation.to_bytes());
     }
+    if version >= Version::V2 {
+        put.bool(open.resumes.is_some());
+        if let Some(resumes) = open.resumes {
+            check_resumes(resumes, open.term)?;
+            put.epoch(resumes);
+        }
+    }
+    Ok(())
 }
 
-fn decode_open(take: &mut Take<'_>) -> Result<Open, WireError> {
-    Ok(Open {
+/// Only what was before the own term can be gone on for (T5).
+fn check_resumes(resumes: Epoch, term: Epoch) -> Result<(), WireError> {
+    if resumes < term {
+        return Ok(());
+    }
+    let kind = Kind::Open;
+    Err(WireError::Value {
+        kind,
+        what: "epoch to go on for",
+    })
+}
+
+fn decode_open(version: Version, take: &mut Take<'_>) -> Result<Open, WireError> {
+    let mut open = Open {
         identity: take.identity()?,
         epoch: take.epoch()?,
         term: take.epoch()?,
@@ -169,7 +196,14 @@ fn decode_open(take: &mut Take<'_>) -> Result<Open, WireError> {
             true => Some(take.incarnation()?),
             false => None,
         },
-    })
+        resumes: None,
+    };
+    if version >= Version::V2 && take.bool("flag")? {
+        let resumes = take.epoch()?;
+        check_resumes(resumes, open.term)?;
+        open.resumes = Some(resumes);
+    }
+    Ok(open)
 }
 
 /// A read whose answer would not fit a frame is refused before it is made.

@@ -9,13 +9,15 @@ use std::fmt;
 pub enum Version {
     /// The first: every request and reply of a replica, pings, the farewell; checksums of data by agreement.
     V1 = 1,
+    /// Open says whether the primary goes on for one that has ended (T5).
+    V2 = 2,
 }
 
 impl Version {
     /// The oldest that this program still speaks.
     pub const OLDEST: Self = Self::V1;
     /// The newest that this program speaks.
-    pub const NEWEST: Self = Self::V1;
+    pub const NEWEST: Self = Self::V2;
 
     /// Its number on the wire.
     pub const fn number(self) -> u16 {
@@ -26,6 +28,7 @@ impl Version {
     pub const fn from_number(number: u16) -> Option<Self> {
         match number {
             1 => Some(Self::V1),
+            2 => Some(Self::V2),
             _ => None,
         }
     }

@@ -184,6 +184,47 @@ fn an_orderly_move_waits_for_no_lease() {
     }
 }
 
+/// T5: a process that goes on for the one of its node that was killed waits neither for the lease that a member elsewhere has granted to
+/// that one, nor for what the replica here may have granted. Another one waits for both.
+#[test]
+fn a_process_that_goes_on_for_the_one_before_waits_for_no_lease() {
+    let cluster = Cluster::new(2);
+    let store = cluster.volume(1, &[0, 1]);
+    let mut volume = cluster.open(1, 0, &store).unwrap();
+    for turn in 1..=4u64 {
+        write(&volume, 1, turn).unwrap();
+        cluster.kill(0);
+        drop(volume);
+        let replaced = store.record().epoch;
+        let begun = Instant::now();
+        cluster.start(0);
+        let config = VolumeConfig {
+            resumes: Some(replaced).filter(|_| turn < 4),
+            ..cluster.config(1, 0, &store)
+        };
+        volume = Volume::open(&cluster.node(0), config).unwrap();
+        let took = begun.elapsed();
+        assert_eq!(took < LEASE, turn < 4, "turn {turn}: {took:?}");
+        assert_eq!(read(&volume, 1).unwrap(), turn);
+    }
+    volume.close(soon()).unwrap();
+    cluster.assert_identical(1, &[0, 1]);
+}
+
+#[test]
+fn nobody_goes_on_for_a_record_that_is_not_before_the_own() {
+    let cluster = Cluster::new(1);
+    let store = cluster.volume(1, &[0]);
+    let config = cluster.config(1, 0, &store);
+    let config = VolumeConfig {
+        resumes: Some(config.record.epoch),
+        ..config
+    };
+    let refused = Volume::open(&cluster.node(0), config).err().unwrap();
+    assert!(matches!(refused, OpenError::Record { .. }), "{refused}");
+    cluster.open(1, 0, &store).unwrap().close(soon()).unwrap();
+}
+
 /// What asks and who opens meets a replica that is just being closed, over and over: that is no refusal.
 #[test]
 fn a_replica_that_is_just_being_closed_is_waited_for() {

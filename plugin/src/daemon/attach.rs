@@ -62,7 +62,7 @@ pub(super) struct Attached {
 pub(super) enum Opening {
     /// By somebody who wants to use it from now on.
     Anew,
-    /// For those who have it open since this term, within a time (rule T4).
+    /// For those who have it open since this term, within a time (rule T5).
     Resumes {
         /// The term.
         term: Epoch,

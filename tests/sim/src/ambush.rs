@@ -28,6 +28,12 @@ pub enum Moment {
     Joining,
     /// A primary begins to serve.
     Serving,
+    /// An operation is answered: if the primary is struck, what it answers from now on does not arrive.
+    Answering,
+    /// The record is swapped to go on for the process before.
+    Resuming,
+    /// An operation is asked for again.
+    Again,
 }
 
 /// Every moment.
@@ -40,6 +46,20 @@ pub const MOMENTS: &[Moment] = &[
     Moment::Releasing,
     Moment::Swapping,
     Moment::Joining,
+    Moment::Serving,
+];
+
+/// Moments of a primary whose process dies and comes back.
+pub const RESTARTS: &[Moment] = &[
+    Moment::Answering,
+    Moment::Answering,
+    Moment::Answering,
+    Moment::Resuming,
+    Moment::Again,
+    Moment::Opening,
+    Moment::Copying,
+    Moment::Checkpointing,
+    Moment::Swapping,
     Moment::Serving,
 ];
 
@@ -156,6 +176,13 @@ impl World {
             }
         };
         let delay = self.rng.below(ambush.within);
+        if moment == Moment::Answering && ambush.victim == Victim::Primary {
+            if let Some(host) = self.nodes[primary].host.as_mut().filter(|host| host.serving) {
+                host.mute = true;
+                self.at(self.now + delay, Ev::Restart(primary, ambush.down));
+            }
+            return;
+        }
         for node in victims {
             let down = ambush.down + self.rng.below(200) * MS;
             self.at(self.now + delay, Ev::Strike(node, down, ambush.power));

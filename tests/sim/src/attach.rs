@@ -1,8 +1,9 @@
 //! How the volume is attached where it is wanted, and what is checked when a primary begins and ends.
 
-use bulkhead_engine::machine::Primary;
-use bulkhead_engine::machine::primary::{EndReason, Event, Phase, SwapOutcome};
+use bulkhead_engine::ids::Epoch;
+use bulkhead_engine::machine::primary::{EndReason, Event, Phase, PrimaryConfig, SwapOutcome};
 use bulkhead_engine::machine::record::ChangeId;
+use bulkhead_engine::machine::{Fault, Primary};
 
 use crate::node::{Attach, ISOLATION_TIMEOUT, node_id, node_of, primary_config};
 use crate::plan::{MS, Ns};
@@ -25,7 +26,8 @@ impl World {
             return;
         }
         let node = self.wanted;
-        if self.nodes[node].host.is_some() || self.nodes[node].paused_until > self.now {
+        let at = &self.nodes[node];
+        if at.host.is_some() || at.connection.is_some() || at.paused_until > self.now {
             return;
         }
         match self.nodes[node].attach {
@@ -42,7 +44,7 @@ impl World {
 
     pub(crate) fn store_answered(&mut self, node: usize, asker: Asker, answer: Answer) {
         match (asker, answer) {
-            (Asker::Primary(term), Answer::Record(record, revision)) => {
+            (Asker::Primary(term), Answer::Record(record, revision, _)) => {
                 let record = *record;
                 self.step_primary(node, term, Event::Record { record, revision });
             }
@@ -57,6 +59,7 @@ impl World {
                 self.step_primary(node, term, Event::RecordUnreachable)
             }
             (Asker::Attach, answer) => self.attach_answered(node, answer),
+            (Asker::Resume, answer) => self.resume_answered(node, answer),
             (Asker::Nobody, _) => {}
         }
     }
@@ -65,7 +68,7 @@ impl World {
         let state = std::mem::take(&mut self.nodes[node].attach);
         let now = self.now;
         match (state, answer) {
-            (Attach::Reading { since }, Answer::Record(record, revision)) => {
+            (Attach::Reading { since }, Answer::Record(record, revision, _)) => {
                 if self.is_store_behind(node, &record) {
                     tell!(
                         self,
@@ -94,63 +97,71 @@ impl World {
                     // Whoever attaches may leave the last primary's change there.
                     next.change = record.change;
                 }
+                let attaching = self.new_attaching();
+                let claims =
+                    record.primary == Some(node_id(node)) && self.has_fault(Fault::ResumeFromUnserved);
                 self.nodes[node].attach = Attach::Swapping {
                     since,
                     record: Box::new(next.clone()),
                     expected: revision,
+                    attaching,
+                    resumes: claims.then_some(record.epoch),
                 };
                 let ask = Ask::Swap {
                     change: next.change,
                     expected: revision,
                     record: Box::new(next),
+                    holder: Some(attaching),
                 };
                 self.ask_store(node, Asker::Attach, ask);
             }
-            (Attach::Swapping { record, .. }, Answer::Swapped(_, SwapOutcome::Applied(revision))) => {
-                self.attach(node, *record, revision);
-            }
             (
                 Attach::Swapping {
-                    since,
                     record,
-                    expected,
+                    attaching,
+                    resumes,
+                    ..
                 },
-                Answer::Swapped(change, SwapOutcome::Unknown),
-            ) => {
+                Answer::Swapped(_, SwapOutcome::Applied(revision)),
+            ) => self.attach(node, *record, revision, attaching, resumes),
+            (state @ Attach::Swapping { .. }, Answer::Swapped(change, SwapOutcome::Unknown)) => {
                 // The same change again, until its outcome is known.
-                self.nodes[node].attach = Attach::Swapping {
-                    since,
-                    record: record.clone(),
-                    expected,
-                };
-                let ask = Ask::Swap {
-                    change,
-                    expected,
+                if let Attach::Swapping {
                     record,
-                };
-                self.ask_store(node, Asker::Attach, ask);
+                    expected,
+                    attaching,
+                    ..
+                } = &state
+                {
+                    let ask = Ask::Swap {
+                        change,
+                        expected: *expected,
+                        record: record.clone(),
+                        holder: Some(*attaching),
+                    };
+                    self.ask_store(node, Asker::Attach, ask);
+                }
+                self.nodes[node].attach = state;
             }
-            (
-                Attach::Swapping {
-                    since,
-                    record,
-                    expected,
-                },
-                Answer::Swapped(_, SwapOutcome::Conflict),
-            ) => {
-                self.nodes[node].attach = Attach::Swapping {
-                    since,
-                    record,
-                    expected,
-                };
+            (state @ Attach::Swapping { .. }, Answer::Swapped(_, SwapOutcome::Conflict)) => {
+                self.nodes[node].attach = state;
                 self.ask_store(node, Asker::Attach, Ask::Read);
             }
-            (Attach::Swapping { since, record, .. }, Answer::Record(now_is, revision)) => {
+            (
+                Attach::Swapping {
+                    since,
+                    record,
+                    attaching,
+                    resumes,
+                    ..
+                },
+                Answer::Record(now_is, revision, _),
+            ) => {
                 if now_is.change == record.change
                     && now_is.primary == record.primary
                     && now_is.epoch == record.epoch
                 {
-                    self.attach(node, *now_is, revision);
+                    self.attach(node, *now_is, revision, attaching, resumes);
                 } else {
                     let until = now;
                     self.nodes[node].attach = Attach::Waiting { since, until };
@@ -169,16 +180,21 @@ impl World {
         node: usize,
         record: bulkhead_engine::machine::Record,
         revision: bulkhead_engine::machine::primary::Revision,
+        attaching: u64,
+        resumes: Option<Epoch>,
     ) {
         let term = record.epoch.0;
         tell!(self, "node {node}: attached as primary of term {term}");
         self.op_count += 1;
-        let config = primary_config(node, self.op_count, &self.plan, self.geometry, self.faults());
+        let config = PrimaryConfig {
+            resumes: resumes.filter(|resumes| resumes.0 < term),
+            ..primary_config(node, attaching, &self.plan, self.geometry, self.faults())
+        };
         self.nodes[node].attached_at = self.now;
         let clock = self.nodes[node].clock(self.now);
         let mut out = Vec::new();
         let machine = Primary::attach(clock, config, record, revision, &mut out);
-        self.nodes[node].host = Some(Self::new_host(machine, term));
+        self.nodes[node].host = Some(Self::new_host(machine, term, attaching, resumes.is_some()));
         for action in out {
             self.primary_action(node, term, action);
         }
@@ -250,7 +266,12 @@ impl World {
                 .map(|&sector| self.content(first, sector))
                 .collect();
             self.check_stamps(term, &here);
-            if let Err(error) = self.checker.serving(term, strong, |index| content[index]) {
+            self.check_gone_on(node, term);
+            let waiting = self.waiting(node);
+            let served = self
+                .checker
+                .serving(term, strong, &waiting, |index| content[index]);
+            if let Err(error) = served {
                 wrong = wrong.or(Some(error));
             }
         }
@@ -260,6 +281,7 @@ impl World {
         if let Some(wrong) = wrong {
             self.violate(wrong);
         }
+        self.gone_on(node, term);
         self.later(node, MS, NodeEv::Op(term));
     }
 
@@ -269,17 +291,24 @@ impl World {
         let left = self
             .ops
             .values()
-            .filter(|info| info.node == node && info.term == term)
+            .filter(|info| info.node == node && info.term == term && !info.waits)
             .count();
         if left > 0 {
             self.violate(format!(
                 "P5: the primary of term {term} ended with {left} operations unanswered"
             ));
         }
-        let record = match self.nodes[node].host.take() {
-            Some(host) if host.machine.phase() == Phase::Ended => host.machine.record().clone(),
+        let (record, served) = match self.nodes[node].host.take() {
+            Some(host) if host.machine.phase() == Phase::Ended => {
+                (host.machine.record().clone(), host.serving)
+            }
             _ => return,
         };
+        if served {
+            self.cut_connection(node);
+        } else {
+            self.resume_failed(node);
+        }
         if reason == EndReason::Released && self.store.record.epoch == record.epoch {
             // Best effort: the record says that nobody has it.
             let mut free = self.store.record.clone();
@@ -292,6 +321,7 @@ impl World {
                 change: free.change,
                 expected: self.store.revision,
                 record: Box::new(free),
+                holder: None,
             };
             self.ask_store(node, Asker::Nobody, ask);
         }

@@ -38,6 +38,7 @@ impl World {
             self.violate(format!("P5: {id:?} has not been answered in time"));
         }
         self.look_at_the_cut_off();
+        self.look_at_the_unserved();
         self.compare_members();
         self.compare_rebuilt();
         // A watch that missed something is told sooner or later.

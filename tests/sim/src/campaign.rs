@@ -34,6 +34,8 @@ pub struct Summary {
     pub violations: Vec<(u64, String)>,
     /// Events, acknowledged writes, acknowledged flushes, answered reads.
     pub counts: [u64; 4],
+    /// Operations that the next process was asked for again.
+    pub asked_again: u64,
     /// Runs in which the last member was lost for good.
     pub dead: u64,
     /// Runs in which nobody could tell that the store was an older copy.
@@ -69,6 +71,7 @@ pub fn run_seeds(from: u64, count: u64, fault: Option<Fault>, stop_after: usize)
                     {
                         *sum += more;
                     }
+                    summary.asked_again += outcome.asked_again;
                     summary.dead += u64::from(outcome.dead);
                     summary.overlooked += u64::from(outcome.overlooked);
                     if let Some(violation) = outcome.violation {

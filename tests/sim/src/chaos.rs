@@ -114,6 +114,7 @@ impl World {
                     }
                 }
             }
+            Mischief::Restart { down, times, gap } => self.restart_at_work(down, times, gap),
             Mischief::Move { node, ask } => {
                 self.wanted = node;
                 self.wanted_ask = ask;

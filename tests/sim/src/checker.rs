@@ -135,6 +135,19 @@ impl Checker {
             .any(|version| !version.acknowledged)
     }
 
+    /// The term that was served last.
+    pub fn serving_term(&self) -> u32 {
+        self.serving
+    }
+
+    /// An operation that nobody has answered is given to another primary of its node. It was under way all the time.
+    pub fn asked_again(&mut self, op: OpId, term: u32) {
+        self.number += 1;
+        if let Some(pending) = self.pending.get_mut(&op) {
+            pending.term = term;
+        }
+    }
+
     /// The process that had asked for it is gone: nobody will be answered.
     pub fn forgotten(&mut self, op: OpId) {
         self.number += 1;
@@ -243,8 +256,15 @@ impl Checker {
         self.anything_goes = true;
     }
 
-    /// A primary begins to serve; this is what its members hold. `strong`: a member has kept power all the time.
-    pub fn serving(&mut self, term: u32, strong: bool, content: impl Fn(usize) -> u64) -> Result<(), String> {
+    /// A primary begins to serve; this is what its members hold. `strong`: a member has kept power all the time. `waiting`: what it will
+    /// be asked for again, which is under way as before, whether it has been done already or not.
+    pub fn serving(
+        &mut self,
+        term: u32,
+        strong: bool,
+        waiting: &[OpId],
+        content: impl Fn(usize) -> u64,
+    ) -> Result<(), String> {
         self.number += 1;
         let number = self.number;
         if term <= self.serving {
@@ -270,14 +290,22 @@ impl Checker {
                     },
                 ));
             }
+            // Older than what is under way if it was there before: so it is gone once that has been acknowledged.
+            let found = at.current.iter().chain(&at.unflushed);
+            let ended = found.filter(|version| version.value == value);
+            let ended = ended.filter_map(|version| version.ended).max();
+            let is_waiting = |version: &Version| version.ended.is_none() && waiting.contains(&version.op);
+            let under_way: Vec<Version> = at.current.iter().copied().filter(is_waiting).collect();
             at.expire(number, |version| version.value != value);
+            let ended = ended.filter(|_| !under_way.is_empty()).unwrap_or(number);
             at.current = vec![Version {
                 value,
-                submitted: number,
-                ended: Some(number),
+                submitted: ended,
+                ended: Some(ended),
                 acknowledged: true,
                 op: NOBODY,
             }];
+            at.current.extend(under_way);
             // It was made durable everywhere before it was served.
             at.unflushed.clear();
         }

@@ -17,7 +17,7 @@ fn read(checker: &mut Checker, op: u64, term: u32, value: u64) -> Result<(), Str
 
 fn written() -> Checker {
     let mut checker = Checker::new(1);
-    checker.serving(1, true, |_| 0).unwrap();
+    checker.serving(1, true, &[], |_| 0).unwrap();
     write(&mut checker, 1, 1, 11);
     checker.acknowledged(OpId(1)).unwrap();
     checker
@@ -25,9 +25,12 @@ fn written() -> Checker {
 
 #[test]
 fn an_acknowledged_write_may_not_be_missing_while_a_member_kept_power() {
-    assert!(written().serving(2, true, |_| 0).is_err(), "P1");
-    assert!(written().serving(2, true, |_| 11).is_ok());
-    assert!(written().serving(2, false, |_| 0).is_ok(), "it was not flushed");
+    assert!(written().serving(2, true, &[], |_| 0).is_err(), "P1");
+    assert!(written().serving(2, true, &[], |_| 11).is_ok());
+    assert!(
+        written().serving(2, false, &[], |_| 0).is_ok(),
+        "it was not flushed"
+    );
 }
 
 #[test]
@@ -35,7 +38,7 @@ fn a_flushed_write_may_never_be_missing() {
     let mut checker = written();
     checker.submitted(OpId(2), 1, Doing::Flush);
     checker.acknowledged(OpId(2)).unwrap();
-    assert!(checker.serving(2, false, |_| 0).is_err(), "P1");
+    assert!(checker.serving(2, false, &[], |_| 0).is_err(), "P1");
 }
 
 #[test]
@@ -63,14 +66,14 @@ fn a_read_under_way_may_see_what_was_there_when_it_began() {
 fn a_primary_that_was_replaced_acknowledges_nothing_new() {
     let mut checker = written();
     write(&mut checker, 2, 1, 12);
-    checker.serving(2, true, |_| 11).unwrap();
+    checker.serving(2, true, &[], |_| 11).unwrap();
     assert!(
         checker.acknowledged(OpId(2)).is_err(),
         "P2: the new primary serves without it"
     );
     let mut checker = written();
-    checker.serving(2, true, |_| 11).unwrap();
+    checker.serving(2, true, &[], |_| 11).unwrap();
     write(&mut checker, 2, 1, 12);
     assert!(checker.acknowledged(OpId(2)).is_err(), "P2");
-    assert!(written().serving(1, true, |_| 11).is_err(), "P2");
+    assert!(written().serving(1, true, &[], |_| 11).is_err(), "P2");
 }

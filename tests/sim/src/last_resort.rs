@@ -10,6 +10,7 @@ use bulkhead_engine::machine::{
 
 use crate::node::{Attach, Node, node_id, node_of, replica_identity};
 use crate::plan::{MS, Ns, SEC};
+use crate::resume::Connection;
 use crate::world::{World, tell};
 
 /// How long a run goes on after the store was restored.
@@ -39,7 +40,7 @@ impl World {
         let Some(index) = self.store.history.len().checked_sub(back + 1) else {
             return;
         };
-        let older = self.store.history[index].clone();
+        let (older, holder) = self.store.history[index].clone();
         let known = |member: &RecordReplica| {
             older.replica(member.id).is_some() && !self.nodes[node_of(member.id)].failed
         };
@@ -48,7 +49,8 @@ impl World {
         }
         self.make_calm();
         // What is being attached right now could not be told from what is attached after it.
-        let attaching = |node: &Node| matches!(node.attach, Attach::Swapping { .. });
+        let goes_on = |node: &Node| node.connection.as_ref().is_some_and(Connection::is_swapping);
+        let attaching = |node: &Node| matches!(node.attach, Attach::Swapping { .. }) || goes_on(node);
         let running = self.rng.chance(50) && !self.nodes.iter().any(attaching);
         if running {
             self.store.revision = Revision(self.store.revision.0 - (1 << 31));
@@ -59,6 +61,7 @@ impl World {
             self.store.revision = Revision(self.store.revision.0 + 1);
         }
         self.store.record = older;
+        self.store.holder = holder;
         let record = &self.store.record;
         // One that has failed says its epoch too, to whoever asks what it is.
         let knows_better = |node: &usize| {
@@ -102,6 +105,11 @@ impl World {
         if self.restored.at.is_some() && !self.restored.asks_first {
             return false;
         }
+        self.replicas_know_better(node, record)
+    }
+
+    /// The same, asked for certain.
+    pub(crate) fn replicas_know_better(&mut self, node: usize, record: &Record) -> bool {
         let mut seen: Vec<Epoch> = Vec::new();
         for replica in &record.replicas {
             let other = node_of(replica.id);

@@ -2,11 +2,12 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `plan` | what happens in a run, drawn beforehand |
+//! | `plan`, `draw` | what happens in a run, drawn beforehand |
 //! | `world` | the queue of events |
 //! | `node`, `net`, `store`, `disk` | the parts of the cluster |
 //! | `machines`, `connections`, `questions`, `life` | what happens to machines, connections, the store, and processes |
 //! | `attach`, `user` | who attaches the volume and uses it |
+//! | `resume` | what a process leaves behind in the kernel, and how the next one goes on with it |
 //! | `chaos`, `ambush`, `audit` | what goes wrong, what goes wrong at a chosen moment, and what is looked at |
 //! | `rules` | rules of the machines that are looked at directly |
 //! | `rot`, `last_resort` | rot and verify; a store from an older copy, and a volume of which every member is lost |
@@ -22,6 +23,7 @@ mod chaos;
 pub mod checker;
 mod connections;
 pub mod disk;
+mod draw;
 pub mod last_resort;
 mod life;
 mod machines;
@@ -29,6 +31,7 @@ pub mod net;
 pub mod node;
 pub mod plan;
 mod questions;
+pub mod resume;
 pub mod rng;
 pub mod rot;
 mod rules;

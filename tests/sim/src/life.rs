@@ -41,6 +41,7 @@ impl World {
                 self.violate(error);
             }
         }
+        self.found(node);
     }
 
     /// The process of a node dies; without power what its disk had not been told to keep is gone too.
@@ -79,8 +80,15 @@ impl World {
         if lost_verify {
             self.verify_lost();
         }
-        if let Some(host) = lost_host {
-            self.forget_ops(node, host.term);
+        // Now and then the keeper dies too.
+        let keeps = self.nodes[node].connection.is_some() && !power && !self.rng.chance(5);
+        if keeps {
+            self.left_behind(node);
+        } else {
+            self.cut_connection(node);
+            if let Some(host) = lost_host {
+                self.forget_ops(node, host.term);
+            }
         }
         for conn in 0..self.net.conns.len() {
             let at = &self.net.conns[conn];

@@ -214,6 +214,7 @@ impl World {
                     change,
                     expected,
                     record: Box::new(record),
+                    holder: None,
                 };
                 self.ask_store(node, Asker::Primary(term), ask);
             }

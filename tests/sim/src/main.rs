@@ -100,7 +100,8 @@ fn main() -> ExitCode {
             }
             let [events, writes, flushes, reads] = summary.counts;
             println!(
-                "{events} events, {writes} writes, {flushes} flushes and {reads} reads answered, {} runs lost every member, {} overlooked an older store, {:.1} s",
+                "{events} events, {writes} writes, {flushes} flushes and {reads} reads answered, {} operations asked for again, {} runs lost every member, {} overlooked an older store, {:.1} s",
+                summary.asked_again,
                 summary.dead,
                 summary.overlooked,
                 started.elapsed().as_secs_f64()

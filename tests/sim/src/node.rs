@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use bulkhead_engine::format::{MetaImage, ReplicaIdentity, Superblock};
 use bulkhead_engine::geometry::Geometry;
-use bulkhead_engine::ids::{BootId, ClusterId, Incarnation, NodeId, ReplicaId, VolumeId};
+use bulkhead_engine::ids::{BootId, ClusterId, Epoch, Incarnation, NodeId, ReplicaId, VolumeId};
 use bulkhead_engine::machine::primary::{PrimaryConfig, Revision};
 use bulkhead_engine::machine::replica::ReplicaConfig;
 use bulkhead_engine::machine::{FaultSet, Primary, Record, Replica, RequestId, SessionId, Time};
 
 use crate::disk::{Disk, Sectors};
 use crate::plan::{Ns, Plan};
+use crate::resume::Connection;
 use crate::rules::Asked;
 
 /// The cluster of every run.
@@ -50,6 +51,12 @@ pub struct Host {
     pub machine: Primary<Sectors>,
     /// Its term.
     pub term: u32,
+    /// Which attaching it is.
+    pub attaching: u64,
+    /// Whether it goes on for one before (T5).
+    pub resumes: bool,
+    /// Its process is about to die, and what it answers does not reach the kernel any more.
+    pub mute: bool,
     /// Whether it has said that it serves.
     pub serving: bool,
     /// Operations that it has not answered.
@@ -79,6 +86,10 @@ pub enum Attach {
         record: Box<Record>,
         /// The revision that it replaces.
         expected: Revision,
+        /// Which attaching it is.
+        attaching: u64,
+        /// Whom it claims to go on for, if it does.
+        resumes: Option<Epoch>,
     },
     /// To be read again then.
     Waiting {
@@ -120,6 +131,8 @@ pub struct Node {
     pub host: Option<Host>,
     /// Attaching.
     pub attach: Attach,
+    /// What the kernel holds open for the process that serves the volume, and for the next one.
+    pub connection: Option<Connection>,
     /// Until when the disk is slow, and how much.
     pub slow: (Ns, u64),
     /// Until when syncs and commits are slow.
@@ -174,6 +187,7 @@ impl Node {
             failed: false,
             host: None,
             attach: Attach::Idle,
+            connection: None,
             slow: (0, 1),
             slow_sync: 0,
             kill_on_error: false,

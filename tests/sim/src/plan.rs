@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use bulkhead_engine::geometry::{Geometry, SIZE_STEP};
+use bulkhead_engine::geometry::Geometry;
 
-use crate::ambush::{Ambush, MOMENTS, Moment, Victim};
-use crate::rng::Rng;
+use crate::ambush::Ambush;
 
 /// Nanoseconds of simulated time.
 pub type Ns = u64;
@@ -165,6 +164,15 @@ pub enum Mischief {
         /// For how long there is no power.
         down: Ns,
     },
+    /// The process that is at the volume is killed and back soon, again and again.
+    Restart {
+        /// For how long it is away.
+        down: Ns,
+        /// How often.
+        times: u32,
+        /// How much time it has in between, at most.
+        gap: Ns,
+    },
     /// A member is not wanted any more.
     Dismiss {
         /// On which node.
@@ -201,6 +209,8 @@ pub struct Plan {
     pub added_at: Option<Ns>,
     /// The volume's size and division.
     pub geometry: Geometry,
+    /// Whether a keeper holds what the kernel asks of a process that dies, for the next one.
+    pub keeper: bool,
     /// When the mischief ends and everything is repaired.
     pub calm_at: Ns,
     /// Mean time between operations of a user.
@@ -229,8 +239,9 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} nodes, {} replicas{}, {} MiB in chunks of {} KiB, calm after {:.1} s, an operation every {:.1} ms",
+            "{} nodes{}, {} replicas{}, {} MiB in chunks of {} KiB, calm after {:.1} s, an operation every {:.1} ms",
             self.nodes,
+            if self.keeper { " with keepers" } else { "" },
             self.replicas,
             self.added_at.map_or(String::new(), |at| format!(
                 " (one more after {:.1} s)",
@@ -253,143 +264,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Kinds of mischief; a run draws from some of them, so that each comes up without the others too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Kill,
-    PowerCut,
-    Blackout,
-    Pause,
-    Cut,
-    Isolate,
-    Break,
-    SlowNet,
-    SlowDisk,
-    SlowSync,
-    DiskError,
-    DiskFull,
-    Store,
-    Move,
-    Ambush,
-    Misroute,
-    Rot,
-    Verify,
-    StoreRestored,
-    Haste,
-}
-
-const KINDS: &[Kind] = &[
-    Kind::Kill,
-    Kind::PowerCut,
-    Kind::Blackout,
-    Kind::Pause,
-    Kind::Cut,
-    Kind::Isolate,
-    Kind::Break,
-    Kind::SlowNet,
-    Kind::SlowDisk,
-    Kind::SlowSync,
-    Kind::DiskError,
-    Kind::DiskFull,
-    Kind::Store,
-    Kind::Move,
-    Kind::Move,
-    Kind::Ambush,
-    Kind::Ambush,
-    Kind::Misroute,
-    Kind::Rot,
-    Kind::Verify,
-    Kind::Verify,
-    Kind::StoreRestored,
-    Kind::Haste,
-];
-
-/// What long runs with many takeovers are made of.
-const TAKEOVERS: &[Kind] = &[
-    Kind::Move,
-    Kind::Move,
-    Kind::Move,
-    Kind::Ambush,
-    Kind::Ambush,
-    Kind::Kill,
-    Kind::PowerCut,
-    Kind::Blackout,
-    Kind::Isolate,
-    Kind::SlowSync,
-    Kind::Haste,
-];
-
 impl Plan {
-    /// The plan of a seed.
-    pub fn of(seed: u64) -> Self {
-        let mut rng = Rng::new(seed, 1);
-        let rng = &mut rng;
-        let takeovers = rng.chance(30);
-        let replicas = if takeovers {
-            rng.pick(&[2, 3, 3, 3])
-        } else {
-            rng.pick(&[1, 1, 2, 2, 2, 2, 3, 3, 3])
-        };
-        let nodes = if replicas == 1 {
-            rng.pick(&[1, 1, 2, 3])
-        } else {
-            rng.between(replicas as u64, 4) as usize
-        };
-        // Users that never leave a gap.
-        let restless = rng.below(1000) < 3;
-        let calm_at = if restless {
-            2 * SEC
-        } else if takeovers {
-            rng.pick(&[8, 14]) * SEC
-        } else {
-            rng.pick(&[2, 4, 6, 10]) * SEC
-        };
-        let added = replicas < nodes && rng.chance(50);
-        let mut kinds: Vec<Kind> = if takeovers { TAKEOVERS } else { KINDS }.to_vec();
-        // Few kinds at a time bring out what a mixture of all hides.
-        let keep = rng.between(2, kinds.len() as u64) as usize;
-        while kinds.len() > keep {
-            kinds.remove(rng.below(kinds.len() as u64) as usize);
-        }
-        let gap = rng.pick(&[100, 200, 400, 800]) * MS;
-        let mut entries = Vec::new();
-        let mut at = 300 * MS;
-        loop {
-            at += gap / 4 + rng.below(gap * 3 / 2);
-            if at >= calm_at {
-                break;
-            }
-            let kind = rng.pick(&kinds);
-            let what = mischief(kind, nodes, rng);
-            entries.push(Entry { at, what });
-        }
-        entries.extend(dismissals(seed, nodes, calm_at));
-        let chunk = rng.pick(&[64 << 10, 512 << 10, 1 << 20, 1 << 20]);
-        let size = rng.pick(&[4, 8, 12, 11, 24, 40]) << 20;
-        Self {
-            seed,
-            nodes,
-            replicas,
-            added_at: added.then(|| rng.between(SEC, calm_at)),
-            geometry: division(size, chunk),
-            calm_at,
-            op_gap: if restless {
-                MS / 16
-            } else {
-                rng.pick(&[1, 3, 5, 10, 30]) * MS
-            },
-            drift: rng.pick(&[0, 10, 50, 120]),
-            open_patience: rng.pick(&[200, 800]) * MS,
-            region_idle: rng.pick(&[50, 50, 500]) * MS,
-            max_copies: rng.pick(&[1, 4]),
-            copy_piece: rng.pick(&[64, 256]) << 10,
-            page: rng.pick(&[3, 3, 4096]),
-            copy_floor: rng.pick(&[4, 16]) << 20,
-            entries,
-            fault: None,
-        }
-    }
-
     /// The plan without some of its entries.
     pub fn with_only(&self, keep: &[usize]) -> Self {
         let entries = self.entries.iter().enumerate();
@@ -400,127 +275,5 @@ impl Plan {
             entries: kept.collect(),
             ..self.clone()
         }
-    }
-}
-
-/// A division of the sizes that are drawn here always exists; the smallest one stands in for the compiler.
-fn division(size: u64, chunk: u64) -> Geometry {
-    let Ok(geometry) = Geometry::new(size, chunk, 4 << 20).or_else(|_| Geometry::for_size(SIZE_STEP)) else {
-        unreachable!("a volume of 1 MiB has a division");
-    };
-    geometry
-}
-
-/// Members that nobody wants any more; drawn apart from everything else.
-fn dismissals(seed: u64, nodes: usize, calm_at: Ns) -> Vec<Entry> {
-    let mut rng = Rng::new(seed, 6);
-    if !rng.chance(25) {
-        return Vec::new();
-    }
-    let mut dismissal = |_| Entry {
-        at: rng.between(300 * MS, calm_at),
-        what: Mischief::Dismiss {
-            node: rng.below(nodes as u64) as usize,
-        },
-    };
-    (0..4).map(&mut dismissal).collect()
-}
-
-fn mischief(kind: Kind, nodes: usize, rng: &mut Rng) -> Mischief {
-    let node = rng.below(nodes as u64) as usize;
-    let other = (node + 1 + rng.below(nodes.max(2) as u64 - 1) as usize) % nodes;
-    let short = rng.between(5, 300) * MS;
-    let long = rng.between(300, 4000) * MS;
-    let time = if rng.chance(50) { short } else { long };
-    match kind {
-        Kind::Kill => Mischief::Kill { node, down: time },
-        Kind::PowerCut => Mischief::PowerCut { node, down: time },
-        Kind::Blackout if rng.chance(50) => Mischief::Blackout { down: time },
-        Kind::Blackout => Mischief::PowerCut { node, down: short },
-        Kind::Pause => Mischief::Pause { node, time },
-        Kind::Cut if rng.chance(50) => Mischief::CutOneWay {
-            from: node,
-            to: other,
-            time,
-        },
-        Kind::Cut => Mischief::CutBothWays {
-            one: node,
-            other,
-            time,
-        },
-        Kind::Isolate if rng.chance(30) => Mischief::Isolate {
-            node,
-            time: rng.between(5, 9) * SEC,
-        },
-        Kind::Isolate => Mischief::Isolate { node, time },
-        Kind::Misroute => Mischief::Misroute { node, time },
-        Kind::Rot => Mischief::Rot { node },
-        Kind::Verify => Mischief::Verify {
-            repair: rng.chance(50),
-        },
-        // It ends the mischief, so it is rare.
-        Kind::StoreRestored if rng.chance(8) => Mischief::StoreRestored {
-            back: rng.between(1, 6) as usize,
-        },
-        Kind::StoreRestored => Mischief::Kill { node, down: time },
-        // The moment at which two members can come to differ in who they are.
-        Kind::Ambush if rng.chance(12) => Mischief::Ambush(Ambush {
-            moment: Moment::Joining,
-            skip: 0,
-            within: rng.pick(&[1, MS / 2, 2 * MS]),
-            victim: Victim::Throne,
-            power: false,
-            down: short,
-        }),
-        Kind::Haste => Mischief::Haste {
-            node,
-            after: rng.between(20, 1400) * MS,
-            down: short,
-        },
-        Kind::Ambush => Mischief::Ambush(Ambush {
-            moment: rng.pick(MOMENTS),
-            skip: rng.pick(&[0, 0, 1, 3, 10]),
-            within: rng.pick(&[1, MS / 2, 4 * MS, 30 * MS]),
-            victim: match rng.below(100) {
-                0..25 => Victim::Primary,
-                25..50 => Victim::Replica,
-                50..73 => Victim::All,
-                73..90 => Victim::Throne,
-                90..97 => Victim::Disk,
-                _ => Victim::Store,
-            },
-            power: rng.chance(65),
-            down: if rng.chance(70) { short } else { long },
-        }),
-        Kind::Break => Mischief::Break { one: node, other },
-        Kind::SlowNet => Mischief::SlowNet { time },
-        Kind::SlowDisk => Mischief::SlowDisk {
-            node,
-            times: rng.pick(&[20, 200, 2000]),
-            time,
-        },
-        Kind::SlowSync => Mischief::SlowSync {
-            node: rng.chance(50).then_some(node),
-            time,
-        },
-        Kind::DiskError => Mischief::DiskError {
-            node,
-            mishap: {
-                use crate::disk::Mishap::{Commit, Read, Sync, Write};
-                rng.pick(&[Sync, Sync, Commit, Write, Read])
-            },
-            kill: rng.chance(30),
-            all: rng.chance(15),
-        },
-        Kind::DiskFull => Mischief::DiskFull { node, time },
-        Kind::Store => match rng.below(3) {
-            0 => Mischief::StoreDown { time },
-            1 => Mischief::StoreSlow { time },
-            _ => Mischief::StoreCut { node, time },
-        },
-        Kind::Move => Mischief::Move {
-            node,
-            ask: rng.chance(40),
-        },
     }
 }

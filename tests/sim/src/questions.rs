@@ -1,9 +1,10 @@
 //! What the store is asked, when it answers, and whom its watches tell.
 
-use bulkhead_engine::machine::{Record, primary};
+use bulkhead_engine::machine::{Fault, Record, primary};
 
 use crate::plan::{MS, Ns, SEC};
 use crate::show::show_record;
+use crate::store::Store;
 use crate::world::{Answer, Ask, Asker, Ev, NodeEv, World, tell};
 
 impl World {
@@ -38,15 +39,27 @@ impl World {
             return;
         }
         let answer = match ask {
-            Ask::Read => Answer::Record(Box::new(self.store.record.clone()), self.store.revision),
+            Ask::Read => {
+                let Store {
+                    record,
+                    revision,
+                    holder,
+                    ..
+                } = &self.store;
+                Answer::Record(Box::new(record.clone()), *revision, *holder)
+            }
             Ask::Swap {
                 change,
                 expected,
                 record,
+                holder,
             } => {
                 let before = self.store.record.clone();
+                let blind = asker == Asker::Resume && self.has_fault(Fault::ResumeBlindSwap);
+                let expected = if blind { self.store.revision } else { expected };
                 let outcome = match self.store.swap(expected, *record) {
                     Some(revision) => {
+                        self.store.holder = holder.unwrap_or(self.store.holder);
                         tell!(self, "store: {revision:?} is {}", show_record(&self.store.record));
                         self.record_changed(&before);
                         primary::SwapOutcome::Applied(revision)

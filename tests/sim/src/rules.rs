@@ -273,6 +273,8 @@ impl World {
         let at = &mut self.nodes[node];
         at.writes
             .retain(|asked| (asked.session, asked.id) != (session, id));
+        self.check_wait(node, session, reply);
+        let at = &mut self.nodes[node];
         let Some(epoch) = self.promised.remove(&(session, id)) else {
             return;
         };

@@ -8,10 +8,12 @@ use bulkhead_engine::machine::primary::Revision;
 pub struct Store {
     /// The record.
     pub record: Record,
+    /// Which attaching made the primary it names.
+    pub holder: u64,
     /// Its revision.
     pub revision: Revision,
-    /// The records before, the oldest first.
-    pub history: Vec<Record>,
+    /// The records before and their attachings, the oldest first.
+    pub history: Vec<(Record, u64)>,
 }
 
 impl Store {
@@ -21,7 +23,8 @@ impl Store {
             return None;
         }
         self.revision = Revision(self.revision.0 + 1);
-        self.history.push(std::mem::replace(&mut self.record, record));
+        let before = std::mem::replace(&mut self.record, record);
+        self.history.push((before, self.holder));
         Some(self.revision)
     }
 }

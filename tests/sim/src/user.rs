@@ -6,6 +6,7 @@ use bulkhead_engine::geometry::{ByteRange, Geometry, SECTOR};
 use bulkhead_engine::io::IoError;
 use bulkhead_engine::machine::primary::{Event, Op, OpId};
 
+use crate::ambush::Moment;
 use crate::checker::Doing;
 use crate::disk::Sectors;
 use crate::node::IO_TIMEOUT;
@@ -19,14 +20,17 @@ const EXTENT: u32 = 16;
 const DEPTH: usize = 8;
 
 /// An operation that was given to a primary.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct OpInfo {
     pub(crate) node: usize,
     pub(crate) term: u32,
-    at: Ns,
+    pub(crate) at: Ns,
     /// For how long its node had not run by then.
-    paused: Ns,
+    pub(crate) paused: Ns,
     final_read: bool,
+    pub(crate) op: Op<Sectors>,
+    /// The kernel holds it, and no process has it.
+    pub(crate) waits: bool,
 }
 
 /// The sectors that are used: some extents, spread over chunks and regions.
@@ -73,7 +77,7 @@ impl World {
         }
     }
 
-    fn do_something(&mut self, node: usize, term: u32, kind: u64) {
+    pub(crate) fn do_something(&mut self, node: usize, term: u32, kind: u64) {
         if kind < 12 {
             self.submit(node, term, Op::Flush, Doing::Flush, false);
             return;
@@ -155,6 +159,8 @@ impl World {
             at: self.now,
             paused: self.nodes[node].paused,
             final_read,
+            op: op.clone(),
+            waits: self.nodes[node].host.is_none(),
         };
         self.ops.insert(id, info);
         if let Some(host) = self.nodes[node].host.as_mut() {
@@ -178,12 +184,21 @@ impl World {
             };
             tell!(self, "node {node}: {id:?} of primary {term}: {shown}");
         }
-        let Some(info) = self.ops.remove(&id) else {
+        let Some(mut info) = self.ops.remove(&id) else {
             self.violate(format!("{id:?} was completed twice"));
             return;
         };
+        if self.plan.keeper && !self.calm {
+            self.moment(Moment::Answering, node, node);
+        }
         if let Some(host) = self.nodes[node].host.as_mut().filter(|host| host.term == term) {
             host.in_flight -= 1;
+            if host.mute {
+                tell!(self, "node {node}: {id:?} is done, and its answer is lost");
+                info.waits = true;
+                self.ops.insert(id, info);
+                return;
+            }
         }
         if matches!(result, Ok(None)) {
             self.check_acknowledged(node, term);
@@ -192,6 +207,7 @@ impl World {
             Ok(Some(data)) => self.checker.read(id, |place| data.get(place)),
             Ok(None) => self.checker.acknowledged(id),
             Err(_) => {
+                self.outcome.failed += 1;
                 self.checker.failed(id);
                 Ok(())
             }
@@ -216,6 +232,7 @@ impl World {
             .map(|(&id, _)| id)
             .collect();
         for id in ids {
+            self.outcome.failed += 1;
             self.ops.remove(&id);
             self.checker.forgotten(id);
         }

@@ -29,6 +29,8 @@ pub enum Asker {
     Primary(u32),
     /// The process that attaches the volume.
     Attach,
+    /// The process that goes on for the one before.
+    Resume,
     /// Nobody waits for the answer.
     Nobody,
 }
@@ -46,14 +48,16 @@ pub enum Ask {
         expected: Revision,
         /// The new record.
         record: Box<Record>,
+        /// Which attaching makes its primary, if it is another one.
+        holder: Option<u64>,
     },
 }
 
 /// What the store answered.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// The record.
-    Record(Box<Record>, Revision),
+    /// The record, and which attaching made its primary.
+    Record(Box<Record>, Revision, u64),
     /// The outcome of a swap.
     Swapped(ChangeId, primary::SwapOutcome),
     /// Not reached.
@@ -77,6 +81,8 @@ pub enum Ev {
     Start(usize),
     /// A node is killed, or loses power, for so long.
     Strike(usize, Ns, bool),
+    /// The process of a node is killed and comes back, also where nothing else goes wrong any more.
+    Restart(usize, Ns),
     /// A node is cut off, and the volume is wanted elsewhere.
     Usurp(usize, bool),
     /// The store loses its last change.
@@ -110,6 +116,12 @@ pub enum NodeEv {
     Op(u32),
     /// The volume is to be released.
     Release,
+    /// The process goes on for the one before.
+    Resume,
+    /// What the one before has left is not gone on with later than now; it was left then.
+    GiveUp(Ns),
+    /// An operation is asked for again.
+    Again(u32, OpId),
 }
 
 struct Scheduled {
@@ -148,6 +160,12 @@ pub struct Outcome {
     pub counts: (u64, u64, u64),
     /// Times that a primary began to serve.
     pub served: u64,
+    /// Operations that the next process was asked for again.
+    pub asked_again: u64,
+    /// Operations that failed, or whose outcome nobody learned.
+    pub failed: u64,
+    /// The longest time that a connection was without anybody who served it, and served again in the end.
+    pub longest_pause: Ns,
     /// Whether every member was lost for good, so that nothing could be served to the end.
     pub dead: bool,
     /// Whether a person had to declare another replica the volume.
@@ -188,6 +206,7 @@ pub struct World {
     pub(crate) tracked: Vec<u32>,
     pub(crate) ops: BTreeMap<OpId, OpInfo>,
     pub(crate) op_count: u64,
+    pub(crate) attachings: u64,
     pub(crate) wanted: usize,
     pub(crate) wanted_ask: bool,
     pub(crate) calm: bool,
@@ -246,6 +265,7 @@ impl World {
             net: Net::new(plan.nodes),
             store: Store {
                 record,
+                holder: 0,
                 // High enough for an older copy to have a smaller one that is not given out twice.
                 revision: Revision(1 << 32),
                 history: Vec::new(),
@@ -263,6 +283,7 @@ impl World {
             tracked,
             ops: BTreeMap::new(),
             op_count: 0,
+            attachings: 0,
             wanted: 0,
             wanted_ask: false,
             calm: false,
@@ -391,6 +412,7 @@ impl World {
                     self.kill(node, down, power);
                 }
             }
+            Ev::Restart(node, down) => self.restart(node, down),
             Ev::Usurp(node, restart) => {
                 if !self.calm {
                     self.usurp(node, restart);
@@ -426,8 +448,16 @@ impl World {
                 }
             }
             NodeEv::Op(term) => self.work(node, term),
+            NodeEv::Resume => self.resume(node),
+            NodeEv::GiveUp(since) => self.give_up(node, since),
+            NodeEv::Again(term, id) => self.ask_again(node, term, id),
             NodeEv::Release => {
-                if let Some(term) = self.nodes[node].host.as_ref().map(|host| host.term) {
+                // What the kernel has yet to be answered uses the volume.
+                let host = self.nodes[node]
+                    .host
+                    .as_ref()
+                    .filter(|_| self.waiting(node).is_empty());
+                if let Some(term) = host.map(|host| host.term) {
                     tell!(self, "node {node}: release asked for");
                     self.step_primary(node, term, primary::Event::Release);
                 }
@@ -445,10 +475,18 @@ impl World {
         self.nodes[node].disk.as_ref()
     }
 
-    pub(crate) fn new_host(machine: bulkhead_engine::machine::Primary<Sectors>, term: u32) -> Host {
+    pub(crate) fn new_host(
+        machine: bulkhead_engine::machine::Primary<Sectors>,
+        term: u32,
+        attaching: u64,
+        resumes: bool,
+    ) -> Host {
         Host {
             machine,
             term,
+            attaching,
+            resumes,
+            mute: false,
             serving: false,
             in_flight: 0,
             newest_request: RequestId(0),

@@ -11,6 +11,7 @@ fn plan(replicas: usize, calm_at: Ns, entries: &[(Ns, Mischief)]) -> Plan {
         nodes: replicas,
         replicas,
         added_at: None,
+        keeper: false,
         calm_at,
         op_gap: 5 * MS,
         drift: 0,
@@ -89,4 +90,87 @@ fn a_rebuild_ends_under_users_that_leave_no_gap() {
         ..plan(2, 2 * SEC, &[(300 * MS, kill)])
     };
     outcome(&restless);
+}
+
+/// The process at the volume dies and is back after 20 ms, and dies again, 12 times; users go on asking.
+fn restless_process(replicas: usize) -> Plan {
+    let restart = |turn: u64| {
+        let down = 20 * MS;
+        let (times, gap) = (3, 40 * MS);
+        (SEC + turn * 1500 * MS, Mischief::Restart { down, times, gap })
+    };
+    let entries: Vec<_> = (0..4).map(restart).collect();
+    Plan {
+        keeper: true,
+        op_gap: MS / 2,
+        ..plan(replicas, 8 * SEC, &entries)
+    }
+}
+
+#[test]
+fn a_process_that_dies_again_and_again_fails_nothing() {
+    for replicas in [1, 2, 3] {
+        let run = outcome(&restless_process(replicas));
+        assert_eq!(run.failed, 0, "{replicas} replicas");
+        assert_eq!(run.ended, [], "{replicas} replicas");
+        assert!(
+            run.served > 4 && run.asked_again > 0,
+            "{replicas} replicas: {run:?}"
+        );
+        assert!(
+            run.longest_pause < 700 * MS,
+            "T5: no lease is waited for, which takes a second: {replicas} replicas, {:?}",
+            run.longest_pause
+        );
+    }
+}
+
+#[test]
+fn without_a_keeper_what_was_asked_of_a_process_that_dies_fails() {
+    let run = outcome(&Plan {
+        keeper: false,
+        ..restless_process(2)
+    });
+    assert!(run.failed > 0 && run.asked_again == 0, "{run:?}");
+}
+
+#[test]
+fn a_node_that_is_cut_off_ends_what_it_holds_however_often_its_process_is_restarted() {
+    let isolate = Mischief::Isolate {
+        node: 0,
+        time: 9 * SEC,
+    };
+    let restart = Mischief::Restart {
+        down: 100 * MS,
+        times: 20,
+        gap: 200 * MS,
+    };
+    let cut_off = Plan {
+        keeper: true,
+        op_gap: MS / 2,
+        ..plan(3, 12 * SEC, &[(SEC, isolate), (1100 * MS, restart)])
+    };
+    let run = outcome(&cut_off);
+    assert!(run.failed > 0, "L5: {run:?}");
+    assert!(
+        run.longest_pause < 3 * SEC,
+        "L5: what was left behind is not gone on with when the node is back: {run:?}"
+    );
+}
+
+#[test]
+fn what_another_node_has_taken_over_is_not_gone_on_with() {
+    let away = Mischief::Restart {
+        down: 1500 * MS,
+        times: 1,
+        gap: MS,
+    };
+    let elsewhere = Mischief::Move { node: 1, ask: false };
+    let taken = Plan {
+        keeper: true,
+        op_gap: MS / 2,
+        ..plan(3, 6 * SEC, &[(SEC, away), (1050 * MS, elsewhere)])
+    };
+    let run = outcome(&taken);
+    assert!(run.failed > 0 && run.asked_again == 0, "T5: {run:?}");
 }

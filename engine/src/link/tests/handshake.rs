@@ -1,7 +1,9 @@
 //! Who is let in, and what those are told who are not (failure cases 24 to 26).
 
 use super::*;
-use crate::wire::{Decline, DeclineCode, Greeting, GreetingError, MAX_GREETING_BODY, Welcome, read_greeting};
+use crate::wire::{
+    Decline, DeclineCode, Greeting, GreetingError, MAX_GREETING_BODY, Version, Welcome, read_greeting,
+};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
@@ -41,11 +43,11 @@ fn a_hello_for_somebody_else_is_declined_in_words() {
     assert_eq!(text, format!("no replica {} on this node", identity(404).replica));
 
     let mut newer = good.clone();
-    newer.local.versions = VersionRange { oldest: 2, newest: 5 };
+    newer.local.versions = VersionRange { oldest: 3, newest: 5 };
     let (code, text) = refused(&newer);
     assert_eq!(code, DeclineCode::Version);
     assert!(
-        text.contains("speaks protocol version 1, the node that connects versions 2 to 5"),
+        text.contains("speaks protocol versions 1 to 2, the node that connects versions 3 to 5"),
         "{text}"
     );
     assert!(text.ends_with("upgrade this node"), "{text}");
@@ -146,7 +148,7 @@ fn a_node_that_answers_as_somebody_else_is_not_believed() {
     let error = Client::connect(&dial_to(cluster, 1, patient())).err().unwrap();
     assert!(matches!(error, ConnectError::OtherNode { .. }), "{error}");
 
-    for (version, data_crc) in [(2, true), (0, true), (1, false)] {
+    for (version, data_crc) in [(Version::NEWEST.number() + 1, true), (0, true), (1, false)] {
         let bad = answering(move |hello| {
             Greeting::Welcome(Welcome {
                 version,

@@ -325,6 +325,7 @@ fn open(identity: ReplicaIdentity) -> Request<Data> {
         attempt: 1,
         role: Role::Member,
         expects: None,
+        resumes: None,
     })
 }
 

@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 pub(super) const CODEC: Codec = Codec {
-    version: Version::V1,
+    version: Version::NEWEST,
     data_crc: true,
 };
 

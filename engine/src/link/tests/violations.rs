@@ -84,7 +84,7 @@ fn what_is_out_of_place_at_a_replica_ends_the_session() {
 #[test]
 fn frames_that_are_none_end_the_session() {
     let plain = Codec {
-        version: Version::V1,
+        version: Version::NEWEST,
         data_crc: false,
     };
     let mut unknown = CODEC.encode_control::<Data>(&Control::Ping(1)).unwrap().head;

@@ -25,6 +25,9 @@ pub struct PrimaryConfig {
     pub node: NodeId,
     /// A fresh one for this attaching (T3).
     pub attached_by: Incarnation,
+    /// This primary goes on for one of the same node (T5): the epoch of the record that the attaching swap replaced. That record
+    /// named the one that is gone on for, which had served, or had itself gone on for one that had, and whose process has ended.
+    pub resumes: Option<Epoch>,
     /// The volume's division.
     pub geometry: Geometry,
     /// A member that is away, or leaves an operation unanswered, for longer than this is removed.
@@ -79,6 +82,7 @@ impl PrimaryConfig {
             volume,
             node,
             attached_by,
+            resumes: None,
             geometry,
             member_deadline: Duration::from_secs(4),
             open_patience: Duration::from_secs(4),

@@ -63,6 +63,7 @@ impl<P: Payload> Primary<P> {
             expects: at
                 .incarnation
                 .filter(|_| serving && !self.config.faults.has(Fault::UnknownIncarnation)),
+            resumes: self.config.resumes,
         };
         let request = Request::Open(open);
         out.push(Action::Send {

@@ -170,7 +170,7 @@ impl<P: Payload> Replica<P> {
             opening: None,
             opened_clean: false,
             attempt: (Epoch::ZERO, 0),
-            lease: Lease::after_restart(lease_until),
+            lease: Lease::after_restart(lease_until, &superblock),
             jobs: Slab::new(),
             writes: Slab::new(),
             writes_in_flight: 0,

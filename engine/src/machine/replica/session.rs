@@ -1,13 +1,13 @@
-//! Sessions, epochs and the lease: whom the replica serves (D5, D7, D8, T1).
+//! Sessions, epochs and the lease: whom the replica serves (D5, D7, D8, T1, T5).
 
 use std::time::Duration;
 
 use super::Replica;
 use super::api::Action;
 use super::commit::After;
-use crate::format::ReplicaIdentity;
+use crate::format::{ReplicaIdentity, Superblock};
 use crate::geometry::Chunk;
-use crate::ids::{Epoch, Tick};
+use crate::ids::{Epoch, Incarnation, Tick};
 use crate::machine::faults::Fault;
 use crate::machine::payload::Payload;
 use crate::machine::protocol::{Inspected, Open, Opened, Refusal, Reply, RequestId, Role, SessionId};
@@ -43,26 +43,54 @@ pub(super) struct Lease {
     /// The current primary's.
     term: Epoch,
     until: Time,
-    /// The latest end of any other's.
+    /// The latest end of any other's, and the latest term of them.
     others_until: Time,
+    others_term: Epoch,
+    /// Until when one may run that was granted before the replica was restarted.
+    unknown_until: Time,
+    /// What that one can have been: of no later term than this epoch, and to this attaching or an older one.
+    unknown_epoch: Epoch,
+    unknown_to: Incarnation,
 }
 
 impl Lease {
-    /// After a restart it is not known what was granted before: as much as can be.
-    pub(super) fn after_restart(until: Time) -> Self {
+    /// After a restart it is not known what was granted before: as much as can be, to whoever was served last, and to those before.
+    pub(super) fn after_restart(until: Time, found: &Superblock) -> Self {
         Self {
             term: Epoch::ZERO,
-            until,
+            until: Time::ZERO,
             others_until: Time::ZERO,
+            others_term: Epoch::ZERO,
+            unknown_until: until,
+            unknown_epoch: found.epoch,
+            unknown_to: found.attached_by,
         }
     }
 
     fn turn_to(&mut self, term: Epoch) {
         if self.term != term {
             self.others_until = self.others_until.max(self.until);
+            self.others_term = self.others_term.max(self.term);
             self.term = term;
             self.until = Time::ZERO;
         }
+    }
+
+    /// T5: the primary goes on for one that has ended, and no lease of a term up to `resumes` lets anybody answer any more. What
+    /// was granted before a restart is of such a term if the epoch found on disk is not beyond it, or if whoever was served last is
+    /// this very primary.
+    fn resumed(&mut self, resumes: Epoch, attached_by: Incarnation) {
+        if self.others_term <= resumes {
+            self.others_until = Time::ZERO;
+        }
+        if self.unknown_epoch <= resumes || self.unknown_to == attached_by {
+            self.unknown_until = Time::ZERO;
+        }
+    }
+
+    /// How long others may still answer.
+    fn wait(&self, now: Time) -> Duration {
+        self.others_until.max(self.unknown_until).since(now)
     }
 }
 
@@ -197,6 +225,12 @@ impl<P: Payload> Replica<P> {
             session, id, open, ..
         } = opening;
         self.lease.turn_to(open.term);
+        let resumes = open
+            .resumes
+            .filter(|_| !self.config.faults.has(Fault::ResumeWaits));
+        if let Some(resumes) = resumes {
+            self.lease.resumed(resumes, open.attached_by);
+        }
         self.session = Some(Session {
             id: session,
             term: open.term,
@@ -206,7 +240,7 @@ impl<P: Payload> Replica<P> {
         let wait = if self.config.faults.has(Fault::WaitIgnored) {
             Duration::ZERO
         } else {
-            self.lease.others_until.since(self.now)
+            self.lease.wait(self.now)
         };
         let opened = Opened {
             incarnation: self.config.incarnation,

@@ -65,6 +65,10 @@ impl Bench {
     }
 
     fn open(&mut self, epoch: u32) {
+        self.open_going_on(epoch, None);
+    }
+
+    fn open_going_on(&mut self, epoch: u32, resumes: Option<u32>) {
         let open = Open {
             identity: IDENTITY,
             epoch: Epoch(epoch),
@@ -73,8 +77,30 @@ impl Bench {
             attempt: 1,
             role: Role::Member,
             expects: None,
+            resumes: resumes.map(Epoch),
         };
         self.ask(Request::Open(open));
+    }
+
+    /// Opens it, and how long others may still answer.
+    fn wait_told(&mut self, epoch: u32, resumes: Option<u32>) -> Duration {
+        self.settle();
+        self.replies();
+        self.open_going_on(epoch, resumes);
+        self.settle();
+        match self.replies()[..] {
+            [Reply::Opened(opened)] => opened.wait,
+            ref replies => panic!("not opened: {replies:?}"),
+        }
+    }
+
+    /// One that was not closed in order, and had accepted this epoch.
+    fn restarted_in(epoch: u32) -> Self {
+        Self::load(BOOT, |image| {
+            image.superblock.clean = false;
+            image.superblock.epoch = Epoch(epoch);
+            image.superblock.attached_by = Incarnation::from_u128(u128::from(epoch));
+        })
     }
 
     fn write(&mut self, offset: u64, sequence: u32) {
@@ -398,4 +424,69 @@ fn a_release_that_a_newer_session_has_overtaken_does_not_make_it_clean() {
     bench.settle();
     assert!(!bench.replica.superblock().clean, "D10");
     assert_eq!(bench.replica.set_regions(), 1);
+}
+
+#[test]
+fn who_goes_on_for_one_that_has_ended_does_not_wait_for_its_lease() {
+    let mut bench = Bench::load(BOOT, |_| {});
+    bench.open(3);
+    assert_eq!(bench.wait_told(5, None), Duration::from_secs(4), "T1");
+    let mut bench = Bench::load(BOOT, |_| {});
+    bench.open(2);
+    bench.settle();
+    bench.open(3);
+    assert_eq!(
+        bench.wait_told(5, Some(4)),
+        Duration::ZERO,
+        "T5: 2 and 3 are over"
+    );
+    assert_eq!(
+        bench.wait_told(6, None),
+        Duration::from_secs(4),
+        "T1: the lease of the one that went on counts as any other"
+    );
+}
+
+#[test]
+fn the_lease_of_a_later_term_is_waited_for_whoever_goes_on_for_whom() {
+    let mut bench = Bench::load(BOOT, |_| {});
+    bench.open(2);
+    bench.settle();
+    bench.open(4);
+    assert_eq!(
+        bench.wait_told(6, Some(3)),
+        Duration::from_secs(4),
+        "T5: 4 may still answer"
+    );
+    assert_eq!(
+        bench.wait_told(7, Some(6)),
+        Duration::ZERO,
+        "T5: who has served since has waited for it"
+    );
+}
+
+#[test]
+fn what_was_granted_before_a_restart_is_over_only_if_it_cannot_be_of_a_later_term() {
+    assert_eq!(
+        Bench::restarted_in(4).wait_told(5, None),
+        Duration::from_secs(4),
+        "T1"
+    );
+    assert_eq!(Bench::restarted_in(4).wait_told(5, Some(4)), Duration::ZERO, "T5");
+    assert_eq!(
+        Bench::restarted_in(4).wait_told(5, Some(3)),
+        Duration::from_secs(4),
+        "T5: it was last served by one that came after the one that is gone on for"
+    );
+    let own = Bench::restarted_in(5).wait_told(5, Some(4));
+    assert_eq!(
+        own,
+        Duration::ZERO,
+        "T5: it was opened by this very primary before it was restarted"
+    );
+    assert_eq!(
+        Bench::restarted_in(5).wait_told(5, None),
+        Duration::from_secs(4),
+        "T1: by this one, but others may have come just before"
+    );
 }
