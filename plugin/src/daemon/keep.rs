@@ -89,7 +89,10 @@ pub(super) fn take() -> Result<(Arc<Keeping>, Vec<Left>), ClientError> {
         return Ok(Default::default());
     };
     let now = Instant::now();
-    let left: Vec<Left> = kept.into_iter().filter_map(|kept| understood(&client, kept, now)).collect();
+    let left: Vec<Left> = kept
+        .into_iter()
+        .filter_map(|kept| understood(&client, kept, now))
+        .collect();
     let waiting = left.iter().map(|left| (left.note.volume, left.note.name.clone()));
     let keeping = Keeping {
         waiting: Mutex::new(waiting.collect()),
@@ -114,7 +117,10 @@ fn understood(client: &Client, kept: Kept, now: Instant) -> Option<Left> {
             descriptor,
         }),
         _ => {
-            tracing::error!(volume = key, "what was kept of it is not understood; its connection ends");
+            tracing::error!(
+                volume = key,
+                "what was kept of it is not understood; its connection ends"
+            );
             if let Err(error) = client.forget(key) {
                 tracing::warn!(volume = key, %error, "its connection stays with the keeper");
             }
@@ -158,7 +164,13 @@ impl Keeping {
         let bytes = serde_json::to_vec(note).map_err(|error| error.to_string())?;
         let patience = Duration::from_millis(note.patience);
         client
-            .put(&note.volume.to_string(), &bytes, descriptor.as_fd(), served, patience)
+            .put(
+                &note.volume.to_string(),
+                &bytes,
+                descriptor.as_fd(),
+                served,
+                patience,
+            )
             .map_err(|error| error.to_string())
     }
 
@@ -182,7 +194,8 @@ impl Keeping {
     /// Sees to it that nobody waits for longer than allowed: what is not served again by then is ended, whatever this daemon
     /// is doing meanwhile. On a thread of its own, which ends with the last of them.
     pub(super) fn guard(self: &Arc<Self>, dirs: HostDirs, left: &[Left]) -> std::io::Result<()> {
-        let mut ends: Vec<(Instant, VolumeId)> = left.iter().map(|left| (left.end, left.note.volume)).collect();
+        let mut ends: Vec<(Instant, VolumeId)> =
+            left.iter().map(|left| (left.end, left.note.volume)).collect();
         ends.sort();
         if ends.is_empty() {
             return Ok(());
@@ -198,13 +211,19 @@ impl Keeping {
                     continue;
                 };
                 drop(waiting);
-                tracing::error!(volume = name, "it could not be served again in time; its connection is ended");
+                tracing::error!(
+                    volume = name,
+                    "it could not be served again in time; its connection is ended"
+                );
                 if let Err(error) = abort_volume(&dirs, id) {
                     tracing::error!(volume = name, %error, "its connection could not be ended");
                 }
             }
         };
-        std::thread::Builder::new().name("resume-guard".into()).spawn(work).map(drop)
+        std::thread::Builder::new()
+            .name("resume-guard".into())
+            .spawn(work)
+            .map(drop)
     }
 
     /// Refuses to restart where users of volumes would not merely wait: each that is `attached` has to be kept.

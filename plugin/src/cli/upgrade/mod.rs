@@ -27,11 +27,11 @@ use process::Running;
 use swap::Swap;
 pub(super) use swap::previous;
 
-/// A daemon that does not even answer that it is starting after this long is given up: volumes are waiting, and what waits
-/// longer than `isolation_timeout` fails.
-const SILENCE: Duration = Duration::from_secs(5);
+/// A daemon that does not even answer that it is starting for this long is given up: volumes are waiting, and what waits longer
+/// than `isolation_timeout` fails.
+const SILENCE: Duration = Duration::from_secs(3);
 /// How long one question may take.
-const QUESTION: Duration = Duration::from_secs(2);
+const QUESTION: Duration = Duration::from_secs(1);
 /// Between looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -181,7 +181,7 @@ async fn restart(
     patience: Duration,
 ) -> Result<Back, String> {
     let begin = Instant::now();
-    ask_to_restart(client, false)
+    ask_to_restart(client, running.keeper.is_some())
         .await
         .map_err(|error| error.to_string())?;
     await_back(client, before, before.pid, running, version, begin, patience).await
@@ -197,11 +197,11 @@ async fn await_back(
     patience: Duration,
 ) -> Result<Back, String> {
     let mut away = None;
-    let mut heard = false;
+    let mut heard = begin;
     loop {
         let why = match timeout(QUESTION, client.get::<StatusView>("/status")).await {
             Ok(Ok(status)) if status.pid != gone => {
-                heard = true;
+                heard = Instant::now();
                 if status.version != version {
                     return Err(format!(
                         "what answers is version {}, not {version}",
@@ -214,7 +214,7 @@ async fn await_back(
                     .iter()
                     .filter(|problem| !before.problems.contains(problem))
                     .collect();
-                if new.is_empty() {
+                if new.is_empty() && status.resuming.is_empty() {
                     return Ok(Back {
                         away,
                         healthy: begin.elapsed(),
@@ -222,9 +222,12 @@ async fn await_back(
                 }
                 new.into_iter().cloned().collect::<Vec<_>>().join("; ")
             }
-            Ok(Ok(_)) => "the daemon from before still answers".to_owned(),
+            Ok(Ok(_)) => {
+                heard = Instant::now();
+                "the daemon from before still answers".to_owned()
+            }
             Ok(Err(CliError::Daemon(detail))) => {
-                heard = true;
+                heard = Instant::now();
                 detail.message
             }
             Ok(Err(error)) => error.to_string(),
@@ -234,11 +237,11 @@ async fn await_back(
             if !keeper.lives() {
                 return Err("the keeper has ended".to_owned());
             }
-            if !heard && keeper.in_vain() {
+            if keeper.in_vain() {
                 return Err("the daemon ends at once, again and again".to_owned());
             }
         }
-        if (!heard && begin.elapsed() >= SILENCE) || begin.elapsed() >= patience {
+        if heard.elapsed() >= SILENCE || begin.elapsed() >= patience {
             return Err(format!("after {:.0} s: {why}", begin.elapsed().as_secs_f64()));
         }
         sleep(PAUSE).await;
@@ -280,7 +283,6 @@ async fn go_back(
             0
         }
     };
-    running.forget_starts();
     let back = waiting(
         "the old program is back in its place, and restarts",
         await_back(

@@ -2,10 +2,10 @@
 //!
 //! It owns what is read of them in `/proc`. It must never end a process but one that the daemon's own keeper has started.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,8 +17,8 @@ use crate::service::StatusView;
 const MARK: &[u8] = b"BULKHEAD_KEEPER=";
 /// What the kernel adds to the path of a program that is no longer there.
 const DELETED: &str = " (deleted)";
-/// So many processes that end one after the other are enough to know that the next one will too.
-const ENOUGH: usize = 3;
+/// A keeper starts the daemon again at once; one that waits for so long has seen it die twice in a row.
+const HESITATES: Duration = Duration::from_millis(200);
 
 /// A daemon that runs on this machine.
 pub(super) struct Running {
@@ -55,21 +55,13 @@ impl Running {
     }
 }
 
-impl Running {
-    /// Counts what the keeper starts from now on anew.
-    pub(super) fn forget_starts(&mut self) {
-        if let Some(keeper) = &mut self.keeper {
-            keeper.seen.clear();
-        }
-    }
-}
-
 /// A keeper, which starts the daemon again and again.
 pub(super) struct Keeper {
     pid: u32,
     /// When it was started: another process that has its number later was not.
     since: String,
-    seen: BTreeSet<u32>,
+    /// Since when it has no child.
+    alone: Option<Instant>,
 }
 
 impl Keeper {
@@ -85,7 +77,7 @@ impl Keeper {
         Some(Self {
             pid,
             since: stat(pid, 19)?,
-            seen: BTreeSet::from([daemon]),
+            alone: None,
         })
     }
 
@@ -96,9 +88,11 @@ impl Keeper {
 
     /// Whether what it starts ends at once, again and again; to be asked often.
     pub(super) fn in_vain(&mut self) -> bool {
-        self.seen.extend(self.children());
-        // The first one is the daemon from before.
-        self.seen.len() > ENOUGH
+        if !self.children().is_empty() {
+            self.alone = None;
+            return false;
+        }
+        self.alone.get_or_insert_with(Instant::now).elapsed() >= HESITATES
     }
 
     /// Kills what it has started, so that it starts it anew.
@@ -145,7 +139,7 @@ mod tests {
         let keeper = |since: String| Keeper {
             pid: me,
             since,
-            seen: BTreeSet::new(),
+            alone: None,
         };
         assert!(keeper(stat(me, 19).unwrap()).lives());
         let other = keeper("1".to_owned());

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `w COUNT` | so many writes were acknowledged so far; about once a second |
 //! | `g AT LENGTH` | the write begun at AT took LENGTH; both in milliseconds, AT since 1970 |
-//! | `e AT TEXT` | a write failed |
+//! | `e AT TEXT` | a write failed at AT |
 //!
 //! All hosts have one clock, that of the machine. It must never give up: what comes after an error is wanted too.
 
@@ -115,7 +115,7 @@ pub fn run(file: &Path, log: &Path) -> Result<()> {
         match device.write_all_at(&page.0, 0) {
             Ok(()) => writes += 1,
             Err(error) => {
-                note(format!("e {} {error}\n", at.as_millis()))?;
+                note(format!("e {} {error}\n", now().as_millis()))?;
                 thread::sleep(REST);
             }
         }
