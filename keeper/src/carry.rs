@@ -43,12 +43,17 @@ struct Parts {
 impl State {
     /// Writes it down.
     pub(crate) fn write(&self) -> io::Result<File> {
-        let mut text = format!("{HEAD}\nstarts {}\ndeaths {}\nasked {}\n", self.starts, self.deaths, self.asked);
+        let mut text = format!(
+            "{HEAD}\nstarts {}\ndeaths {}\nasked {}\n",
+            self.starts, self.deaths, self.asked
+        );
         if let Some((pid, socket, since)) = &self.child {
             let _ = writeln!(text, "child {pid} {} {since}", socket.as_fd().as_raw_fd());
         }
         for (key, entry) in self.table.iter() {
-            let since = entry.unserved_since.map_or("-".to_owned(), |since| since.to_string());
+            let since = entry
+                .unserved_since
+                .map_or("-".to_owned(), |since| since.to_string());
             let _ = write!(
                 text,
                 "kept {} {} {since} {} ",
@@ -182,7 +187,13 @@ mod tests {
             let descriptor = other.as_fd().try_clone_to_owned()?;
             state
                 .table
-                .put(Key::new(key).unwrap(), descriptor, note.to_vec(), true, Duration::from_secs(9))
+                .put(
+                    Key::new(key).unwrap(),
+                    descriptor,
+                    note.to_vec(),
+                    true,
+                    Duration::from_secs(9),
+                )
                 .unwrap();
         }
         state.table.orphan(1234);

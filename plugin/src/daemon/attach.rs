@@ -125,14 +125,24 @@ impl Attached {
         if !self.keeping.is_there() {
             return;
         }
-        let left = self.device.handover().map_err(|error| error.to_string()).and_then(|handover| {
-            let negotiated = handover.negotiated.filter(|negotiated| negotiated.resends());
-            let negotiated = negotiated.ok_or("this kernel cannot send requests again (Linux 6.9 and later do)")?;
-            self.keeping.put(&Note::new(self, negotiated), &handover.descriptor, true)
-        });
+        let left = self
+            .device
+            .handover()
+            .map_err(|error| error.to_string())
+            .and_then(|handover| {
+                let negotiated = handover.negotiated.filter(|negotiated| negotiated.resends());
+                let negotiated =
+                    negotiated.ok_or("this kernel cannot send requests again (Linux 6.9 and later do)")?;
+                self.keeping
+                    .put(&Note::new(self, negotiated), &handover.descriptor, true)
+            });
         match left {
             Ok(()) => self.set_kept(true),
-            Err(error) => tracing::warn!(volume = self.name, error, "it does not survive the end of the daemon"),
+            Err(error) => tracing::warn!(
+                volume = self.name,
+                error,
+                "it does not survive the end of the daemon"
+            ),
         }
     }
 

@@ -126,7 +126,9 @@ impl Force {
         let is_over = !self.gentle || self.begun.elapsed() >= HANGS_STILL;
         if !self.aborted.all && is_over {
             self.aborted.all = true;
-            tracing::error!("the daemon before was killed and cannot end by itself: all its volumes are aborted");
+            tracing::error!(
+                "the daemon before was killed and cannot end by itself: all its volumes are aborted"
+            );
             clean_stale(dirs).context(failed)?;
         }
         Ok(())

@@ -78,9 +78,16 @@ pub(super) struct Keeping {
     client: Option<Client>,
     /// How often the keeper has started a daemon.
     starts: u64,
-    /// Volumes that are not served again yet.
-    waiting: Mutex<BTreeMap<VolumeId, String>>,
+    waiting: Mutex<Waiting>,
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// Volumes that are not served again yet, and their names.
+    names: BTreeMap<VolumeId, String>,
+    /// Those whose time was over.
+    ended: BTreeSet<VolumeId>,
 }
 
 /// Takes what the keeper has for this process, if it was started by one.
@@ -89,10 +96,16 @@ pub(super) fn take() -> Result<(Arc<Keeping>, Vec<Left>), ClientError> {
         return Ok(Default::default());
     };
     let now = Instant::now();
-    let left: Vec<Left> = kept.into_iter().filter_map(|kept| understood(&client, kept, now)).collect();
+    let left: Vec<Left> = kept
+        .into_iter()
+        .filter_map(|kept| understood(&client, kept, now))
+        .collect();
     let waiting = left.iter().map(|left| (left.note.volume, left.note.name.clone()));
     let keeping = Keeping {
-        waiting: Mutex::new(waiting.collect()),
+        waiting: Mutex::new(Waiting {
+            names: waiting.collect(),
+            ended: BTreeSet::new(),
+        }),
         client: Some(client),
         starts,
         changed: Condvar::new(),
@@ -114,7 +127,10 @@ fn understood(client: &Client, kept: Kept, now: Instant) -> Option<Left> {
             descriptor,
         }),
         _ => {
-            tracing::error!(volume = key, "what was kept of it is not understood; its connection ends");
+            tracing::error!(
+                volume = key,
+                "what was kept of it is not understood; its connection ends"
+            );
             if let Err(error) = client.forget(key) {
                 tracing::warn!(volume = key, %error, "its connection stays with the keeper");
             }
@@ -136,18 +152,20 @@ impl Keeping {
 
     /// Volumes that are not served again yet, by name.
     pub(super) fn resuming(&self) -> Vec<String> {
-        self.waiting.lock().values().cloned().collect()
+        self.waiting.lock().names.values().cloned().collect()
     }
 
     /// Whether a volume is not served again yet.
     pub(super) fn is_resuming(&self, id: VolumeId) -> bool {
-        self.waiting.lock().contains_key(&id)
+        self.waiting.lock().names.contains_key(&id)
     }
 
-    /// A volume is served again, or has ended.
-    pub(super) fn settle(&self, id: VolumeId) {
-        self.waiting.lock().remove(&id);
+    /// A volume is served again, or has ended. Whether that was in time: else its connection has ended.
+    pub(super) fn settle(&self, id: VolumeId) -> bool {
+        let mut waiting = self.waiting.lock();
+        waiting.names.remove(&id);
         self.changed.notify_all();
+        !waiting.ended.contains(&id)
     }
 
     /// Has a connection kept.
@@ -158,7 +176,13 @@ impl Keeping {
         let bytes = serde_json::to_vec(note).map_err(|error| error.to_string())?;
         let patience = Duration::from_millis(note.patience);
         client
-            .put(&note.volume.to_string(), &bytes, descriptor.as_fd(), served, patience)
+            .put(
+                &note.volume.to_string(),
+                &bytes,
+                descriptor.as_fd(),
+                served,
+                patience,
+            )
             .map_err(|error| error.to_string())
     }
 
@@ -182,7 +206,8 @@ impl Keeping {
     /// Sees to it that nobody waits for longer than allowed: what is not served again by then is ended, whatever this daemon
     /// is doing meanwhile. On a thread of its own, which ends with the last of them.
     pub(super) fn guard(self: &Arc<Self>, dirs: HostDirs, left: &[Left]) -> std::io::Result<()> {
-        let mut ends: Vec<(Instant, VolumeId)> = left.iter().map(|left| (left.end, left.note.volume)).collect();
+        let mut ends: Vec<(Instant, VolumeId)> =
+            left.iter().map(|left| (left.end, left.note.volume)).collect();
         ends.sort();
         if ends.is_empty() {
             return Ok(());
@@ -191,20 +216,27 @@ impl Keeping {
         let work = move || {
             for (end, id) in ends {
                 let mut waiting = keeping.waiting.lock();
-                while waiting.contains_key(&id) && Instant::now() < end {
+                while waiting.names.contains_key(&id) && Instant::now() < end {
                     keeping.changed.wait_until(&mut waiting, end);
                 }
-                let Some(name) = waiting.get(&id).cloned() else {
+                let Some(name) = waiting.names.get(&id).cloned() else {
                     continue;
                 };
+                waiting.ended.insert(id);
                 drop(waiting);
-                tracing::error!(volume = name, "it could not be served again in time; its connection is ended");
+                tracing::error!(
+                    volume = name,
+                    "it could not be served again in time; its connection is ended"
+                );
                 if let Err(error) = abort_volume(&dirs, id) {
                     tracing::error!(volume = name, %error, "its connection could not be ended");
                 }
             }
         };
-        std::thread::Builder::new().name("resume-guard".into()).spawn(work).map(drop)
+        std::thread::Builder::new()
+            .name("resume-guard".into())
+            .spawn(work)
+            .map(drop)
     }
 
     /// Refuses to restart where users of volumes would not merely wait: each that is `attached` has to be kept.

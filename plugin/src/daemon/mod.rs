@@ -122,7 +122,9 @@ async fn run(config: Config, promise: &MemoryPromise) -> anyhow::Result<()> {
 
     let (keeping, mut left) = keep::take()?;
     let (state_dir, dirs) = (config.state_dir.clone(), context::host_dirs(&config));
-    keeping.guard(dirs.clone(), &left).context("cannot start a thread")?;
+    keeping
+        .guard(dirs.clone(), &left)
+        .context("cannot start a thread")?;
     let any = !left.is_empty();
     let held = tokio::task::spawn_blocking(move || instance::lock(&state_dir, &dirs, any));
     let (_instance, aborted) = held.await??;

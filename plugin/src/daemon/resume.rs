@@ -67,17 +67,19 @@ impl Daemon {
             Ok(attached) => {
                 self.failures.lock().remove(&attached.id);
                 self.attached.lock().insert(name.clone(), attached.clone());
-                self.keeping.settle(attached.id);
+                let in_time = self.keeping.settle(attached.id);
                 let epoch = attached.volume.term();
                 tracing::info!(volume = name, %epoch, "resumed: {phases}");
                 // What the watch has told meanwhile.
                 self.tell_engine(attached.id);
-                if let Some(reason) = attached.dead() {
-                    drop(guard);
-                    return self.bury(name, attached.id, reason).await;
+                let late = || (!in_time).then(|| "it was resumed too late".to_owned());
+                if let Some(reason) = attached.dead().or_else(late) {
+                    self.note_ending(&attached, reason);
+                    return self.detach(&attached).await;
                 }
                 let device = attached.clone();
-                let mounted = blocking(move || Ok(device.device.is_mounted(&device.target).unwrap_or(true))).await;
+                let mounted =
+                    blocking(move || Ok(device.device.is_mounted(&device.target).unwrap_or(true))).await;
                 if mounted.is_ok_and(|mounted| !mounted) {
                     tracing::info!(volume = name, "it was being released");
                     return self.detach(&attached).await;
@@ -93,7 +95,11 @@ impl Daemon {
         }
     }
 
-    async fn try_to_resume(self: &Arc<Self>, left: &Left, phases: &mut Phases) -> Result<Arc<Attached>, ServiceError> {
+    async fn try_to_resume(
+        self: &Arc<Self>,
+        left: &Left,
+        phases: &mut Phases,
+    ) -> Result<Arc<Attached>, ServiceError> {
         let note = &left.note;
         let next = ChangeId::random();
         let end = tokio::time::Instant::from_std(left.end);
@@ -116,7 +122,10 @@ impl Daemon {
             }
             let device = daemon.adopt(&held, &volume, handover)?;
             phases.end("device");
-            Ok((daemon.attached_again(&held, next, (volume, device), &note)?, phases))
+            Ok((
+                daemon.attached_again(&held, next, (volume, device), &note)?,
+                phases,
+            ))
         })
         .await?;
         phases.add(&done);
@@ -182,7 +191,10 @@ impl Daemon {
                 note.name, note.epoch, record.epoch
             )));
         }
-        let primary = record.primary.as_ref().filter(|primary| primary.node == self.node);
+        let primary = record
+            .primary
+            .as_ref()
+            .filter(|primary| primary.node == self.node);
         if primary.is_none_or(|primary| !note.attachments.contains(&primary.attachment)) {
             return Err(self.taken(note));
         }
@@ -208,7 +220,10 @@ impl Daemon {
     /// Makes this node's next attachment the record's. The store is asked until it answers.
     async fn swap(&self, note: &Note, next: ChangeId, end: Instant) -> Result<(Stored, Epoch), ServiceError> {
         loop {
-            let resumed = self.volumes.resume(note.volume, self.node, &note.attachments, next).await;
+            let resumed = self
+                .volumes
+                .resume(note.volume, self.node, &note.attachments, next)
+                .await;
             match resumed {
                 Err(VolumeError::Replaced { .. }) => return Err(self.taken(note)),
                 Err(error) if error.is_transient() && !error.is_unknown() && Instant::now() < end => {
@@ -228,10 +243,15 @@ impl Daemon {
         handover: bulkhead_engine::host::transport::Handover,
     ) -> Result<Attachment, ServiceError> {
         let device: Arc<dyn BlockDevice> = volume.clone();
-        Attachment::adopt(&self.dirs, record.id, handover, device, AttachOptions::default()).map_err(|error| {
-            close(volume, &record.name, LATE);
-            ServiceError::Failed(format!("volume {:?} cannot be served again: {error}", record.name))
-        })
+        Attachment::adopt(&self.dirs, record.id, handover, device, AttachOptions::default()).map_err(
+            |error| {
+                close(volume, &record.name, LATE);
+                ServiceError::Failed(format!(
+                    "volume {:?} cannot be served again: {error}",
+                    record.name
+                ))
+            },
+        )
     }
 
     fn attached_again(
@@ -258,7 +278,9 @@ impl Daemon {
         tracing::error!(volume = note.name, why, "it is not resumed, and is taken down");
         self.keeping.forget(id);
         let dirs = self.dirs.clone();
-        let cleaned = blocking(move || clean_volume(&dirs, id).map_err(|error| ServiceError::Failed(error.to_string())));
+        let cleaned = blocking(move || {
+            clean_volume(&dirs, id).map_err(|error| ServiceError::Failed(error.to_string()))
+        });
         match cleaned.await {
             Ok(report) => tracing::warn!(volume = note.name, ?report, "taken down"),
             Err(error) => tracing::error!(volume = note.name, %error, "it could not be taken down"),

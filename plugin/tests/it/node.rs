@@ -200,7 +200,10 @@ impl Node {
 
     /// The daemon's own process: the keeper's child.
     pub(crate) fn pid(&self) -> u32 {
-        children_of(self.keeper()).first().copied().expect("the keeper has started it")
+        children_of(self.keeper())
+            .first()
+            .copied()
+            .expect("the keeper has started it")
     }
 
     /// kill -9 of the keeper, which the daemon does not survive. Does not wait for the end: threads that hang in the dead
@@ -211,7 +214,8 @@ impl Node {
             keeper.kill().expect("killed");
             let is_dead = |pid: u32| {
                 let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-                stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+                stat.rsplit_once(')')
+                    .is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
             };
             let end = Instant::now() + Duration::from_secs(1);
             while Instant::now() < end
@@ -246,7 +250,12 @@ impl Node {
                     && status["resuming"].as_array().is_some_and(Vec::is_empty)
             })
         };
-        assert!(eventually(Duration::from_secs(40), so), "{:?}\n{}", self.status(), self.log());
+        assert!(
+            eventually(Duration::from_secs(40), so),
+            "{:?}\n{}",
+            self.status(),
+            self.log()
+        );
     }
 
     /// Ends, and says how; for a daemon that is expected to.
@@ -445,7 +454,10 @@ impl Drop for Node {
 
 fn children_of(pid: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
 }
 
 fn status_field(pid: u32, field: &str) -> u64 {

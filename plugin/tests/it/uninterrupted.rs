@@ -75,7 +75,10 @@ impl Writer {
     fn gets_on(&self) {
         let before = self.writes();
         let so = || self.writes() > before + 3 || self.has_failed();
-        assert!(eventually(Duration::from_secs(40), so), "nothing is written any more");
+        assert!(
+            eventually(Duration::from_secs(40), so),
+            "nothing is written any more"
+        );
         assert!(!self.has_failed(), "a write has failed");
     }
 
@@ -117,7 +120,9 @@ fn write_all_the_time(
         if stop.load(Ordering::Relaxed) {
             return Ok(());
         }
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let block = (random >> 33) % BLOCKS;
         let begun = Instant::now();
         // What is not acknowledged may be there or not.
@@ -130,7 +135,8 @@ fn write_all_the_time(
         }
         if number % 5 == 0 {
             let other = (random >> 20) % BLOCKS;
-            check(&file, other, outcome.blocks[other as usize]).map_err(|error| format!("at write {number}: {error}"))?;
+            check(&file, other, outcome.blocks[other as usize])
+                .map_err(|error| format!("at write {number}: {error}"))?;
         }
         outcome.longest = outcome.longest.max(begun.elapsed());
         done.store(number, Ordering::Relaxed);
@@ -190,9 +196,16 @@ fn containers_notice_nothing_of_a_killed_daemon() {
         node.resumed(kills);
         writers.iter().for_each(Writer::gets_on);
     }
-    assert_eq!((node.volume_mounts(), node.loops()), before, "all is mounted as it was");
+    assert_eq!(
+        (node.volume_mounts(), node.loops()),
+        before,
+        "all is mounted as it was"
+    );
     let status = node.status().expect("it answers");
-    assert_eq!((&status["keeper"], &status["restarts"]), (&json!(true), &json!(5)));
+    assert_eq!(
+        (&status["keeper"], &status["restarts"]),
+        (&json!(true), &json!(5))
+    );
 
     // Docker's counts are as before: two of the one ID, one of the other.
     docker.unmount("v", "b").ok();
@@ -213,7 +226,11 @@ fn containers_notice_nothing_of_a_killed_daemon() {
     }
     assert!(node.volume_mounts().is_empty(), "{:?}", node.volume_mounts());
     assert!(eventually(Duration::from_secs(10), || node.loops().is_empty()));
-    assert!(node.entries("run/devices").is_empty(), "{:?}", node.entries("run/devices"));
+    assert!(
+        node.entries("run/devices").is_empty(),
+        "{:?}",
+        node.entries("run/devices")
+    );
     // On the disk, too.
     for (name, outcome) in ["v", "w", "x"].into_iter().zip(&outcomes) {
         let dir = mountpoint(&docker.mount(name, "c").ok());
@@ -298,7 +315,11 @@ fn a_restart_on_request_keeps_what_is_open() {
         assert_ne!(node.pid(), before);
         writer.gets_on();
     }
-    assert_eq!(node.keeper(), keeper, "it has replaced itself, and is the same process");
+    assert_eq!(
+        node.keeper(),
+        keeper,
+        "it has replaced itself, and is the same process"
+    );
     let outcome = writer.end();
     assert_eq!(outcome.error, None);
     println!("longest pause: {:?}", outcome.longest);
@@ -358,12 +379,20 @@ fn who_cannot_resume_in_time_ends() {
     let outcome = writer.end();
     println!("{:?}", outcome.error);
     let gone = || cluster.nodes[0].volume_mounts().is_empty();
-    assert!(eventually(Duration::from_secs(60), gone), "{}", cluster.nodes[0].log());
+    assert!(
+        eventually(Duration::from_secs(60), gone),
+        "{}",
+        cluster.nodes[0].log()
+    );
     // And it can be had again, with all that was acknowledged.
     cluster.docker(0).unmount("v", "a").ok();
     let docker = cluster.docker(1);
     let mounts = || docker.mount("v", "b").error().is_empty();
-    assert!(eventually(Duration::from_secs(60), mounts), "{}", cluster.nodes[1].log());
+    assert!(
+        eventually(Duration::from_secs(60), mounts),
+        "{}",
+        cluster.nodes[1].log()
+    );
     let dir = PathBuf::from(docker.mountpoint("v"));
     verify(&dir.join("file"), &outcome);
     docker.unmount("v", "b").ok();
