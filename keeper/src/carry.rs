@@ -37,7 +37,17 @@ struct Parts {
     starts: u64,
     deaths: u32,
     asked: u64,
-    kept: Vec<(RawFd, u64, Option<u64>, String, Vec<u8>)>,
+    kept: Vec<Line>,
+}
+
+/// One thing that is kept, as it is written down.
+#[derive(Debug, PartialEq, Eq)]
+struct Line {
+    descriptor: RawFd,
+    patience: u64,
+    unserved_since: Option<u64>,
+    key: Key,
+    note: Vec<u8>,
 }
 
 impl State {
@@ -95,15 +105,14 @@ impl State {
         if let Some((pid, socket, since)) = parts.child {
             state.child = Some((Pid::from_raw(pid), Socket::inherited(socket)?, since));
         }
-        for (descriptor, patience, unserved_since, key, note) in parts.kept {
-            let key = Key::new(&key).map_err(io::Error::other)?;
+        for line in parts.kept {
             let entry = Entry {
-                descriptor: inherit(descriptor)?,
-                note,
-                patience,
-                unserved_since,
+                descriptor: inherit(line.descriptor)?,
+                note: line.note,
+                patience: line.patience,
+                unserved_since: line.unserved_since,
             };
-            state.table.restore(key, entry);
+            state.table.restore(line.key, entry);
         }
         Ok(state)
     }
@@ -143,14 +152,13 @@ fn parse(text: &str) -> Option<Parts> {
                     "-" => None,
                     since => Some(since.parse().ok()?),
                 };
-                Key::new(key).ok()?;
-                parts.kept.push((
-                    descriptor.parse().ok()?,
-                    patience.parse().ok()?,
-                    since,
-                    key.to_owned(),
-                    unhex(note)?,
-                ));
+                parts.kept.push(Line {
+                    descriptor: descriptor.parse().ok()?,
+                    patience: patience.parse().ok()?,
+                    unserved_since: since,
+                    key: Key::new(key).ok()?,
+                    note: unhex(note)?,
+                });
             }
             _ => return None,
         }
@@ -205,7 +213,14 @@ mod tests {
         let kept: Vec<_> = parts
             .kept
             .iter()
-            .map(|(_, patience, since, key, note)| (*patience, *since, key.as_str(), note.as_slice()))
+            .map(|line| {
+                (
+                    line.patience,
+                    line.unserved_since,
+                    line.key.as_str(),
+                    line.note.as_slice(),
+                )
+            })
             .collect();
         assert_eq!(
             kept,
