@@ -37,18 +37,33 @@ struct Parts {
     starts: u64,
     deaths: u32,
     asked: u64,
-    kept: Vec<(RawFd, u64, Option<u64>, String, Vec<u8>)>,
+    kept: Vec<Line>,
+}
+
+/// One thing that is kept, as it is written down.
+#[derive(Debug, PartialEq, Eq)]
+struct Line {
+    descriptor: RawFd,
+    patience: u64,
+    unserved_since: Option<u64>,
+    key: Key,
+    note: Vec<u8>,
 }
 
 impl State {
     /// Writes it down.
     pub(crate) fn write(&self) -> io::Result<File> {
-        let mut text = format!("{HEAD}\nstarts {}\ndeaths {}\nasked {}\n", self.starts, self.deaths, self.asked);
+        let mut text = format!(
+            "{HEAD}\nstarts {}\ndeaths {}\nasked {}\n",
+            self.starts, self.deaths, self.asked
+        );
         if let Some((pid, socket, since)) = &self.child {
             let _ = writeln!(text, "child {pid} {} {since}", socket.as_fd().as_raw_fd());
         }
         for (key, entry) in self.table.iter() {
-            let since = entry.unserved_since.map_or("-".to_owned(), |since| since.to_string());
+            let since = entry
+                .unserved_since
+                .map_or("-".to_owned(), |since| since.to_string());
             let _ = write!(
                 text,
                 "kept {} {} {since} {} ",
@@ -90,15 +105,14 @@ impl State {
         if let Some((pid, socket, since)) = parts.child {
             state.child = Some((Pid::from_raw(pid), Socket::inherited(socket)?, since));
         }
-        for (descriptor, patience, unserved_since, key, note) in parts.kept {
-            let key = Key::new(&key).map_err(io::Error::other)?;
+        for line in parts.kept {
             let entry = Entry {
-                descriptor: inherit(descriptor)?,
-                note,
-                patience,
-                unserved_since,
+                descriptor: inherit(line.descriptor)?,
+                note: line.note,
+                patience: line.patience,
+                unserved_since: line.unserved_since,
             };
-            state.table.restore(key, entry);
+            state.table.restore(line.key, entry);
         }
         Ok(state)
     }
@@ -138,14 +152,13 @@ fn parse(text: &str) -> Option<Parts> {
                     "-" => None,
                     since => Some(since.parse().ok()?),
                 };
-                Key::new(key).ok()?;
-                parts.kept.push((
-                    descriptor.parse().ok()?,
-                    patience.parse().ok()?,
-                    since,
-                    key.to_owned(),
-                    unhex(note)?,
-                ));
+                parts.kept.push(Line {
+                    descriptor: descriptor.parse().ok()?,
+                    patience: patience.parse().ok()?,
+                    unserved_since: since,
+                    key: Key::new(key).ok()?,
+                    note: unhex(note)?,
+                });
             }
             _ => return None,
         }
@@ -182,7 +195,13 @@ mod tests {
             let descriptor = other.as_fd().try_clone_to_owned()?;
             state
                 .table
-                .put(Key::new(key).unwrap(), descriptor, note.to_vec(), true, Duration::from_secs(9))
+                .put(
+                    Key::new(key).unwrap(),
+                    descriptor,
+                    note.to_vec(),
+                    true,
+                    Duration::from_secs(9),
+                )
                 .unwrap();
         }
         state.table.orphan(1234);
@@ -194,7 +213,14 @@ mod tests {
         let kept: Vec<_> = parts
             .kept
             .iter()
-            .map(|(_, patience, since, key, note)| (*patience, *since, key.as_str(), note.as_slice()))
+            .map(|line| {
+                (
+                    line.patience,
+                    line.unserved_since,
+                    line.key.as_str(),
+                    line.note.as_slice(),
+                )
+            })
             .collect();
         assert_eq!(
             kept,

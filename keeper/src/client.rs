@@ -27,7 +27,9 @@ pub enum ClientError {
     #[error("the keeper says what makes no sense: {0}")]
     Nonsense(#[from] Nonsense),
     /// It speaks another version.
-    #[error("the keeper speaks version {0} of its protocol, and this daemon {VERSION}; stop Bulkhead and start it again")]
+    #[error(
+        "the keeper speaks version {0} of its protocol, and this daemon {VERSION}; stop Bulkhead and start it again"
+    )]
     Version(u8),
     /// It has ended.
     #[error("the keeper has ended")]

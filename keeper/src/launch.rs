@@ -113,7 +113,11 @@ pub(crate) fn set_inherited(number: RawFd, inherited: bool) -> io::Result<()> {
 /// This process's environment, with ours in the place of what was ours before. What systemd has passed to this process
 /// is for the one that is started: the same process when a keeper becomes another one.
 fn environment(said: &[(&str, RawFd)]) -> io::Result<Vec<CString>> {
-    let ours = |name: &OsStr| [ENV_SOCKET, ENV_STATE, ENV_TRY].iter().any(|known| name == *known);
+    let ours = |name: &OsStr| {
+        [ENV_SOCKET, ENV_STATE, ENV_TRY]
+            .iter()
+            .any(|known| name == *known)
+    };
     let mut all = Vec::new();
     for (name, value) in std::env::vars_os().filter(|(name, _)| !ours(name)) {
         let value = if name == LISTEN_PID {

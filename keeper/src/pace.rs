@@ -29,9 +29,7 @@ impl Pace {
         }
         let pause = match self.deaths.checked_sub(1) {
             None => Duration::ZERO,
-            Some(times) => FIRST
-                .saturating_mul(1 << times.min(16))
-                .min(LONGEST),
+            Some(times) => FIRST.saturating_mul(1 << times.min(16)).min(LONGEST),
         };
         self.deaths = self.deaths.saturating_add(1);
         pause

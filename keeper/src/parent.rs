@@ -117,9 +117,7 @@ impl Keeper {
             again: child.is_none().then_some(0),
             child,
             starts: state.starts,
-            pace: Pace {
-                deaths: state.deaths,
-            },
+            pace: Pace { deaths: state.deaths },
             stopping: None,
             killed: false,
             glance: 0,
@@ -161,7 +159,10 @@ impl Keeper {
             (None, _) => None,
         };
         let again = self.again.filter(|_| self.child.is_none());
-        let first = [glance, pressing, again, self.table.next_end()].into_iter().flatten().min();
+        let first = [glance, pressing, again, self.table.next_end()]
+            .into_iter()
+            .flatten()
+            .min();
         let timeout = first.map_or(PollTimeout::NONE, |at| {
             let left = at.saturating_sub(now()).min(3_600_000) as i32;
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
@@ -274,12 +275,21 @@ impl Keeper {
             return Some(code);
         }
         let (how, pause) = match end {
-            End::Code(AGAIN) => ("asked to be started again".to_owned(), self.pace.after_request(ran)),
+            End::Code(AGAIN) => (
+                "asked to be started again".to_owned(),
+                self.pace.after_request(ran),
+            ),
             // In order, or because it cannot run at all: another try would end no better, and nobody waits for it.
             End::Code(0) => return Some(0),
             End::Code(_) if self.table.is_empty() => return Some(code),
-            End::Code(code) => (format!("ended with code {code}"), self.pace.after_death(ran, served)),
-            End::Signal(signal) => (format!("was killed by {signal}"), self.pace.after_death(ran, served)),
+            End::Code(code) => (
+                format!("ended with code {code}"),
+                self.pace.after_death(ran, served),
+            ),
+            End::Signal(signal) => (
+                format!("was killed by {signal}"),
+                self.pace.after_death(ran, served),
+            ),
             End::Hanging => (
                 "is dead but for threads that hang in the kernel".to_owned(),
                 self.pace.after_death(ran, served),
@@ -309,7 +319,9 @@ impl Keeper {
                     .table
                     .iter()
                     .map(|(key, entry)| {
-                        let waited = entry.unserved_since.map_or(0, |since| now().saturating_sub(since));
+                        let waited = entry
+                            .unserved_since
+                            .map_or(0, |since| now().saturating_sub(since));
                         let kept = Notice::Kept {
                             key: key.clone(),
                             note: entry.note.clone(),
@@ -335,7 +347,10 @@ impl Keeper {
             }
             Err(error) => {
                 complain(&format!("{} cannot be started: {error}", self.program.name()));
-                let pause = self.pace.after_death(Duration::ZERO, false).max(Duration::from_millis(250));
+                let pause = self
+                    .pace
+                    .after_death(Duration::ZERO, false)
+                    .max(Duration::from_millis(250));
                 self.again = Some(now() + pause.as_millis() as u64);
             }
         }

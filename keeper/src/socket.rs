@@ -51,7 +51,9 @@ impl Socket {
             _ => {
                 // Not ours to close.
                 let _ = std::os::fd::IntoRawFd::into_raw_fd(descriptor);
-                Err(io::Error::other(format!("descriptor {number} is no socket of a keeper")))
+                Err(io::Error::other(format!(
+                    "descriptor {number} is no socket of a keeper"
+                )))
             }
         }
     }
@@ -140,7 +142,9 @@ impl AsFd for Socket {
 pub(crate) fn inherit(number: RawFd) -> io::Result<OwnedFd> {
     // The first three are everybody's.
     if number <= 2 {
-        return Err(io::Error::other(format!("descriptor {number} is not one to be handed over")));
+        return Err(io::Error::other(format!(
+            "descriptor {number} is not one to be handed over"
+        )));
     }
     // SAFETY: fcntl(2) takes any number, and says whether it is an open descriptor.
     if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {

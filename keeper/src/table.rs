@@ -47,9 +47,7 @@ impl Table {
             descriptor,
             note,
             patience: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
-            unserved_since: known
-                .and_then(|known| known.unserved_since)
-                .filter(|_| !served),
+            unserved_since: known.and_then(|known| known.unserved_since).filter(|_| !served),
         };
         self.entries.insert(key, entry);
         Ok(())

@@ -79,6 +79,7 @@ impl SimNode {
             clock: Timestamp::now(),
             condition: NodeCondition::Ok,
             since: Timestamp::now(),
+            swarm_node: String::new(),
             extra: Extra::new(),
         };
         let heartbeat = Heartbeat::start(store.clone(), live, TTL, None).await?;

@@ -308,6 +308,7 @@ async fn a_node_that_falls_silent_is_known_since_when() {
         clock: Timestamp::now(),
         condition: NodeCondition::Ok,
         since: Timestamp::now(),
+        swarm_node: String::new(),
         extra: Extra::new(),
     };
     let since = || catalogue.read(|contents| contents.silent_since(node));

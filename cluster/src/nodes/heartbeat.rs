@@ -33,11 +33,18 @@ impl Pulse {
     }
 }
 
+/// What a node tells of itself with its sign of life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Told {
+    condition: NodeCondition,
+    swarm_node: String,
+}
+
 /// Keeps a node's sign of life in the store.
 #[derive(Debug)]
 pub struct Heartbeat {
     pulse: watch::Receiver<Pulse>,
-    condition: watch::Sender<NodeCondition>,
+    told: watch::Sender<Told>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -67,7 +74,10 @@ impl Heartbeat {
         previous: impl IntoIterator<Item = Incarnation>,
     ) -> Result<Self, NodeError> {
         let (pulse, pulse_seen) = watch::channel(Pulse::Lost);
-        let (condition, condition_seen) = watch::channel(record.condition);
+        let (told, told_seen) = watch::channel(Told {
+            condition: record.condition,
+            swarm_node: record.swarm_node.clone(),
+        });
         let (stop, stopped) = watch::channel(false);
         let mut beating = Beating {
             store,
@@ -82,10 +92,10 @@ impl Heartbeat {
             Err(NodeError::Store(error)) if error.is_transient() => None,
             Err(error) => return Err(error),
         };
-        let task = tokio::spawn(beating.run(lease, condition_seen, stopped));
+        let task = tokio::spawn(beating.run(lease, told_seen, stopped));
         Ok(Self {
             pulse: pulse_seen,
-            condition,
+            told,
             stop,
             task,
         })
@@ -98,8 +108,17 @@ impl Heartbeat {
 
     /// Tells the others how this node finds itself.
     pub fn set_condition(&self, condition: NodeCondition) {
-        self.condition
-            .send_if_modified(|old| std::mem::replace(old, condition) != condition);
+        self.told
+            .send_if_modified(|told| std::mem::replace(&mut told.condition, condition) != condition);
+    }
+
+    /// Tells the others what Swarm calls this node; empty if its dockerd is in none.
+    pub fn set_swarm_node(&self, id: &str) {
+        self.told.send_if_modified(|told| {
+            let differs = told.swarm_node != id;
+            id.clone_into(&mut told.swarm_node);
+            differs
+        });
     }
 
     /// Says good-bye: the others need not wait for the lease to end. Bounded by the store's deadline.
@@ -114,7 +133,7 @@ impl Beating {
     async fn run(
         mut self,
         mut lease: Option<Lease>,
-        mut condition: watch::Receiver<NodeCondition>,
+        mut told: watch::Receiver<Told>,
         mut stopped: watch::Receiver<bool>,
     ) {
         let mut written = Instant::now();
@@ -127,15 +146,21 @@ impl Beating {
             tokio::select! {
                 _ = stopped.changed() => break,
                 _ = tokio::time::sleep(pause) => {}
-                changed = condition.changed() => if changed.is_err() { break },
+                changed = told.changed() => if changed.is_err() { break },
             }
-            let wanted = *condition.borrow_and_update();
-            let changed = wanted != self.record.condition;
-            let refresh = changed || written.elapsed() >= Duration::from_millis(REFRESH_MS);
-            if changed {
-                self.record.condition = wanted;
+            let Told {
+                condition,
+                swarm_node,
+            } = told.borrow_and_update().clone();
+            let differs = condition != self.record.condition;
+            let refresh = differs
+                || swarm_node != self.record.swarm_node
+                || written.elapsed() >= Duration::from_millis(REFRESH_MS);
+            if differs {
+                self.record.condition = condition;
                 self.record.since = Timestamp::now();
             }
+            self.record.swarm_node = swarm_node;
             lease = match lease {
                 Some(lease) => self.keep(lease, refresh, &mut written).await,
                 None => self

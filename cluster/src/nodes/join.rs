@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::{Node, NodeError, Nodes, TRIES};
 use crate::records;
 use crate::schema::{
-    CLUSTER_KEY, ClusterRecord, Extra, NodeDuty, NodeNameRecord, NodeRecord, Stored, Timestamp, check_name,
-    encode, node_key, node_name_key,
+    CLUSTER_KEY, ClusterRecord, Extra, LiveRecord, NodeDuty, NodeNameRecord, NodeRecord, Stored, Timestamp,
+    check_name, encode, node_key, node_name_key,
 };
 use crate::store::{Expect, StoreError, Txn};
 
@@ -18,6 +18,15 @@ use crate::store::{Expect, StoreError, Txn};
 pub(super) const REFRESH_MS: u64 = 300_000;
 /// How far clocks may be apart. Nothing is decided by them, but people compare the times of events.
 const SKEW_MS: u64 = 60_000;
+
+impl LiveRecord {
+    /// Whether the node's wall clock is too far from this one, as far as its last sign of life shows. One that is behind shows within
+    /// two writings.
+    pub fn clock_differs(&self, ours: Timestamp) -> bool {
+        let (ours, theirs) = (ours.0, self.clock.0);
+        theirs > ours.saturating_add(SKEW_MS) || ours > theirs.saturating_add(REFRESH_MS + 2 * SKEW_MS)
+    }
+}
 
 /// What a node says of itself when it joins.
 #[derive(Clone, Debug)]
@@ -139,9 +148,7 @@ impl Nodes {
                     me.version, node.record.name, node.record.version
                 ));
             }
-            let (ours, theirs) = (me.clock.0, live.clock.0);
-            if theirs > ours.saturating_add(SKEW_MS) || ours > theirs.saturating_add(REFRESH_MS + 2 * SKEW_MS)
-            {
+            if live.clock_differs(me.clock) {
                 return Err(format!(
                     "its clock says {}, that of node `{}` said {} a moment ago; set the clocks (NTP)",
                     me.clock, node.record.name, live.clock

@@ -119,6 +119,9 @@ pub struct LiveRecord {
     /// Since when, by its wall clock; zero from versions that did not tell.
     #[serde(default)]
     pub since: Timestamp,
+    /// What Swarm calls it, if its dockerd is in one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub swarm_node: String,
     /// What newer versions keep here.
     #[serde(flatten)]
     pub extra: Extra,

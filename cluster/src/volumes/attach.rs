@@ -142,7 +142,9 @@ impl Volumes {
                 found: volume.epoch,
             };
             let primary = volume.primary.as_ref().filter(|primary| primary.node == node);
-            let primary = primary.filter(|_| volume.state == VolumeState::Ready).ok_or_else(replaced)?;
+            let primary = primary
+                .filter(|_| volume.state == VolumeState::Ready)
+                .ok_or_else(replaced)?;
             if primary.attachment == next {
                 return Ok(Step::Settled);
             }
@@ -165,7 +167,10 @@ impl Volumes {
         };
         let resumed = self.change(id, next, decide).await?;
         let resumed = resumed.ok_or_else(|| VolumeError::NoSuch(id.to_string()))?;
-        let is_ours = resumed.primary.as_ref().is_some_and(|primary| primary.attachment == next);
+        let is_ours = resumed
+            .primary
+            .as_ref()
+            .is_some_and(|primary| primary.attachment == next);
         match before.into_inner() {
             Some(before) if is_ours => Ok((resumed, before)),
             _ => Err(VolumeError::Replaced {

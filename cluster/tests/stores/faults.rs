@@ -164,6 +164,7 @@ pub async fn a_leader_goes(url: &str, options: &Options, go: impl AsyncFn(), bac
         clock: Timestamp::now(),
         condition: NodeCondition::Ok,
         since: Timestamp::now(),
+        swarm_node: String::new(),
         extra: Extra::new(),
     };
     // Long enough to outlive an election, as a node's lease must be.

@@ -52,6 +52,7 @@ fn sign(id: u128, incarnation: u128) -> LiveRecord {
         clock: Timestamp::now(),
         condition: NodeCondition::Init,
         since: Timestamp::now(),
+        swarm_node: String::new(),
         extra: Extra::new(),
     }
 }

@@ -90,6 +90,7 @@ async fn live(store: &dyn Store, id: u128) -> bulkhead_cluster::store::LeaseId {
         clock: Timestamp::now(),
         condition: NodeCondition::Ok,
         since: Timestamp::now(),
+        swarm_node: String::new(),
         extra: Extra::new(),
     };
     store

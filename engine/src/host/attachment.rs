@@ -191,7 +191,9 @@ impl Attachment {
 
     /// Whether the volume's file system is mounted on `target` here.
     pub fn is_mounted(&self, target: &Path) -> Result<bool, HostError> {
-        self.with_device(|device| Ok(existing_mount(target)?.is_some_and(|mount| mount.source == device.path())))
+        self.with_device(|device| {
+            Ok(existing_mount(target)?.is_some_and(|mount| mount.source == device.path()))
+        })
     }
 
     /// Writes back everything that the file system on `target` holds in memory. Nothing to do if it is not mounted.

@@ -48,7 +48,9 @@ fn awaited(task: &Path) -> Option<PathBuf> {
     let argument = |at: usize| arguments.get(at).copied();
     match call {
         libc::SYS_umount2 | libc::SYS_statfs => string(task, argument(0)?),
-        libc::SYS_mount | libc::SYS_openat | libc::SYS_mkdirat | libc::SYS_statx => string(task, argument(1)?),
+        libc::SYS_mount | libc::SYS_openat | libc::SYS_mkdirat | libc::SYS_statx => {
+            string(task, argument(1)?)
+        }
         libc::SYS_syncfs
         | libc::SYS_fsync
         | libc::SYS_fdatasync
@@ -73,7 +75,9 @@ fn string(task: &Path, at: u64) -> Option<PathBuf> {
         let here = at.checked_add(have as u64)?;
         let end = (have + (4096 - (here % 4096) as usize)).min(LONGEST);
         let read = memory.read_at(bytes.get_mut(have..end)?, here).ok()?;
-        if let Some(len) = bytes.iter().position(|byte| *byte == 0) && len < have + read {
+        if let Some(len) = bytes.iter().position(|byte| *byte == 0)
+            && len < have + read
+        {
             return Some(PathBuf::from(str::from_utf8(&bytes[..len]).ok()?));
         }
         if read == 0 {

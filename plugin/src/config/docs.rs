@@ -43,6 +43,9 @@ pub fn describe(key: &str) -> &'static str {
         "docker.api" => {
             "dockerd's own socket, through which the daemon makes a new dockerd use the driver once (Swarm lists a driver only then); empty to leave it alone"
         }
+        "docker.swarm_labels" => {
+            "whether each Swarm node has the label bulkhead.volume.NAME=true for every volume of which it has a replica in sync, for placement constraints; told by the nodes that are Swarm managers"
+        }
         "pool.overcommit" => {
             "how much of a pool's capacity may be promised to volumes, in percent; they are thin"
         }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use docs::describe;
 pub(crate) use layers::insert;
 pub use layers::{ConfigError, Fault, Flags, Layer, flag, load, settings, variable};
-pub use values::{Hidden, Labels, Percent, SecretError, Span};
+pub use values::{Hidden, Labels, Percent, SecretError, Span, Switch};
 
 /// Where the file is looked for unless `--config` or BULKHEAD_CONFIG names another; it need not exist.
 pub const DEFAULT_FILE: &str = "/etc/bulkhead/bulkhead.toml";
@@ -89,6 +89,8 @@ pub struct Docker {
     pub socket: PathBuf,
     /// dockerd's own socket; empty if the daemon is to leave it alone.
     pub api: PathBuf,
+    /// Whether Swarm's nodes get labels for the replicas that they have in sync.
+    pub swarm_labels: Switch,
 }
 
 /// Settings about pools.
@@ -174,6 +176,7 @@ impl Default for Docker {
         Self {
             socket: "/run/docker/plugins/bulkhead.sock".into(),
             api: "/run/docker.sock".into(),
+            swarm_labels: Switch(false),
         }
     }
 }

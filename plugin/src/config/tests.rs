@@ -99,6 +99,7 @@ fn what_settings_must_not_be_together() {
         (vec![("cluster", "a b")], "1 to 64 letters"),
         (vec![("cluster", "")], "1 to 64 letters"),
         (vec![("pool.overcommit", "50")], "100 (no over-commit)"),
+        (vec![("docker.swarm_labels", "maybe")], "true or false"),
         (vec![("pool.overcommit", "much")], "a percentage such as 200"),
         (vec![("log.level", "a=b=c")], "write error, warn"),
         (vec![("timeout.stop", "0")], "at least 1s"),

@@ -105,6 +105,42 @@ impl<'de> Deserialize<'de> for Percent {
     }
 }
 
+/// Yes or no: `true`, `"yes"`, `"on"` and their opposites.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Switch(pub bool);
+
+impl Serialize for Switch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bool(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Switch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Switches;
+        impl Visitor<'_> for Switches {
+            type Value = Switch;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true or false")
+            }
+
+            fn visit_bool<E: serde::de::Error>(self, on: bool) -> Result<Switch, E> {
+                Ok(Switch(on))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Switch, E> {
+                match text.trim().to_ascii_lowercase().as_str() {
+                    "true" | "yes" | "on" | "1" => Ok(Switch(true)),
+                    "false" | "no" | "off" | "0" | "" => Ok(Switch(false)),
+                    _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Switches)
+    }
+}
+
 /// Labels: `zone=a,rack=3`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels(pub BTreeMap<String, String>);

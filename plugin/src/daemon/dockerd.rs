@@ -4,16 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
-use hyperlocal::{UnixConnector, Uri};
+use serde::de::IgnoredAny;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
+
+use super::docker_api::DockerApi;
 
 /// Between looks.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -29,17 +27,18 @@ pub(super) async fn keep_known(api: PathBuf, mut stop: watch::Receiver<bool>) {
         if api.as_os_str().is_empty() {
             return std::future::pending().await;
         }
+        let docker = DockerApi::at(&api);
         let mut known: BTreeSet<Process> = BTreeSet::new();
         loop {
             let found = tokio::task::spawn_blocking(dockerds).await.unwrap_or_default();
             if found.iter().any(|process| !known.contains(process)) && fs::exists(&api).unwrap_or(false) {
-                match timeout(PATIENCE, ask(&api)).await {
-                    Ok(Ok(())) => {
+                // It asks every driver for its volumes.
+                match docker.get::<IgnoredAny>("/volumes", PATIENCE).await {
+                    Ok(_) => {
                         tracing::debug!("a new dockerd knows the driver");
                         known = found;
                     }
-                    Ok(Err(error)) => tracing::debug!(%error, "a new dockerd does not answer yet"),
-                    Err(_) => tracing::debug!("a new dockerd takes its time to answer"),
+                    Err(error) => tracing::debug!(%error, "a new dockerd does not answer yet"),
                 }
             }
             sleep(INTERVAL).await;
@@ -75,16 +74,4 @@ fn dockerds() -> BTreeSet<Process> {
             Some((pid, started))
         })
         .collect()
-}
-
-/// Makes dockerd ask every driver for its volumes.
-async fn ask(api: &Path) -> anyhow::Result<()> {
-    let client: Client<UnixConnector, Empty<Bytes>> =
-        Client::builder(TokioExecutor::new()).build(UnixConnector);
-    let response = client.get(Uri::new(api, "/volumes").into()).await?;
-    let status = response.status();
-    // Read to the end, so that dockerd has asked everybody.
-    response.into_body().collect().await?;
-    anyhow::ensure!(status.is_success(), "dockerd answered {status}");
-    Ok(())
 }

@@ -78,9 +78,16 @@ pub(super) struct Keeping {
     client: Option<Client>,
     /// How often the keeper has started a daemon.
     starts: u64,
-    /// Volumes that are not served again yet.
-    waiting: Mutex<BTreeMap<VolumeId, String>>,
+    waiting: Mutex<Waiting>,
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// Volumes that are not served again yet, and their names.
+    names: BTreeMap<VolumeId, String>,
+    /// Those whose time was over.
+    ended: BTreeSet<VolumeId>,
 }
 
 /// Takes what the keeper has for this process, if it was started by one.
@@ -95,7 +102,10 @@ pub(super) fn take() -> Result<(Arc<Keeping>, Vec<Left>), ClientError> {
         .collect();
     let waiting = left.iter().map(|left| (left.note.volume, left.note.name.clone()));
     let keeping = Keeping {
-        waiting: Mutex::new(waiting.collect()),
+        waiting: Mutex::new(Waiting {
+            names: waiting.collect(),
+            ended: BTreeSet::new(),
+        }),
         client: Some(client),
         starts,
         changed: Condvar::new(),
@@ -142,18 +152,20 @@ impl Keeping {
 
     /// Volumes that are not served again yet, by name.
     pub(super) fn resuming(&self) -> Vec<String> {
-        self.waiting.lock().values().cloned().collect()
+        self.waiting.lock().names.values().cloned().collect()
     }
 
     /// Whether a volume is not served again yet.
     pub(super) fn is_resuming(&self, id: VolumeId) -> bool {
-        self.waiting.lock().contains_key(&id)
+        self.waiting.lock().names.contains_key(&id)
     }
 
-    /// A volume is served again, or has ended.
-    pub(super) fn settle(&self, id: VolumeId) {
-        self.waiting.lock().remove(&id);
+    /// A volume is served again, or has ended. Whether that was in time: else its connection has ended.
+    pub(super) fn settle(&self, id: VolumeId) -> bool {
+        let mut waiting = self.waiting.lock();
+        waiting.names.remove(&id);
         self.changed.notify_all();
+        !waiting.ended.contains(&id)
     }
 
     /// Has a connection kept.
@@ -204,12 +216,13 @@ impl Keeping {
         let work = move || {
             for (end, id) in ends {
                 let mut waiting = keeping.waiting.lock();
-                while waiting.contains_key(&id) && Instant::now() < end {
+                while waiting.names.contains_key(&id) && Instant::now() < end {
                     keeping.changed.wait_until(&mut waiting, end);
                 }
-                let Some(name) = waiting.get(&id).cloned() else {
+                let Some(name) = waiting.names.get(&id).cloned() else {
                     continue;
                 };
+                waiting.ended.insert(id);
                 drop(waiting);
                 tracing::error!(
                     volume = name,

@@ -157,6 +157,7 @@ impl Membership {
             clock: Timestamp::now(),
             condition: *self.condition.borrow(),
             since: Timestamp::now(),
+            swarm_node: String::new(),
             extra: Extra::new(),
         };
         let lease = self.config.lease.duration();
@@ -212,6 +213,13 @@ impl Membership {
         self.condition.send_replace(condition);
         if let Some(heartbeat) = &*self.heartbeat.lock() {
             heartbeat.set_condition(condition);
+        }
+    }
+
+    /// Tells the others what Swarm calls this node.
+    pub(super) fn tell_swarm_node(&self, id: &str) {
+        if let Some(heartbeat) = &*self.heartbeat.lock() {
+            heartbeat.set_swarm_node(id);
         }
     }
 

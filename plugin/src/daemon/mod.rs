@@ -8,6 +8,7 @@ mod classes;
 mod context;
 mod create;
 mod delete;
+mod docker_api;
 mod dockerd;
 mod engine;
 mod failed;
@@ -34,6 +35,7 @@ mod replicas;
 mod resume;
 mod service;
 mod spec;
+mod swarm;
 mod take;
 mod upkeep;
 mod verify;
@@ -214,6 +216,7 @@ async fn serve_until_stopped(
             rebuild::keep_up(daemon.clone()),
             upkeep::keep_up(daemon.clone()),
             alerts::keep_watch(daemon.clone()),
+            swarm::keep_labels(daemon.clone(), stop.subscribe()),
         );
         // They end only when they are told to stop.
         std::future::pending().await

@@ -67,14 +67,15 @@ impl Daemon {
             Ok(attached) => {
                 self.failures.lock().remove(&attached.id);
                 self.attached.lock().insert(name.clone(), attached.clone());
-                self.keeping.settle(attached.id);
+                let in_time = self.keeping.settle(attached.id);
                 let epoch = attached.volume.term();
                 tracing::info!(volume = name, %epoch, "resumed: {phases}");
                 // What the watch has told meanwhile.
                 self.tell_engine(attached.id);
-                if let Some(reason) = attached.dead() {
-                    drop(guard);
-                    return self.bury(name, attached.id, reason).await;
+                let late = || (!in_time).then(|| "it was resumed too late".to_owned());
+                if let Some(reason) = attached.dead().or_else(late) {
+                    self.note_ending(&attached, reason);
+                    return self.detach(&attached).await;
                 }
                 let device = attached.clone();
                 let mounted =

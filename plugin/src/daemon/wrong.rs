@@ -60,12 +60,22 @@ impl Daemon {
     /// All that is wrong with what this node is responsible for.
     pub(super) fn what_is_wrong(&self, contents: &Contents, duties: &Duties) -> Vec<AlertRecord> {
         let mut wrong = Vec::new();
-        for node in contents.nodes() {
+        let now = Timestamp::now();
+        for node in contents.nodes().filter(|_| duties.is_watchman()) {
             let name = &node.record.name;
-            if duties.is_watchman()
-                && node.record.duty != NodeDuty::Maintenance
-                && node.status() == NodeStatus::Offline
-            {
+            if let Some(live) = node.live.as_ref().filter(|live| live.clock_differs(now)) {
+                wrong.push(self.alert(
+                    "clock-off",
+                    Severity::Warning,
+                    about("node", node.record.id, name),
+                    format!(
+                        "the clocks of nodes {name} and {} are more than a minute apart: {name} last said {}; nothing is decided by them, but times of events cannot be compared, and certificates may seem invalid",
+                        self.node_name, live.clock
+                    ),
+                    "set the clocks on both (`timedatectl status`; chrony or systemd-timesyncd): a node whose clock is off is refused when its daemon starts again".to_owned(),
+                ));
+            }
+            if node.record.duty != NodeDuty::Maintenance && node.status() == NodeStatus::Offline {
                 wrong.push(self.alert(
                     "node-away",
                     Severity::Critical,

@@ -4,6 +4,8 @@
 use std::fs;
 use std::time::Duration;
 
+use bulkhead_cluster::schema::{LiveRecord, Timestamp, encode, live_key};
+use bulkhead_cluster::store::{self, Txn};
 use serde_json::{Value, json};
 
 use crate::node::eventually;
@@ -31,6 +33,49 @@ fn alerts(cluster: &Cluster, node: usize) -> Vec<(String, String)> {
             (text(&alert["alert"]), text(&alert["object"]["name"]))
         })
         .collect()
+}
+
+/// Has a node's sign of life say another time of day, as if its clock were that far ahead, until what is returned is used.
+async fn misread_clock(url: &str, node: &str, ahead_ms: u64) -> impl AsyncFnOnce() + use<> {
+    let options = store::Options {
+        prefix: "bulkhead/bulkhead/".to_owned(),
+        ..store::Options::default()
+    };
+    let store = store::open(url, &options).await.expect("the store");
+    let key = live_key(node.parse().expect("a node's id"));
+    let found = store.get(&key).await.expect("an answer").expect("a sign of life");
+    let truth: LiveRecord = serde_json::from_slice(&found.value).expect("a record");
+    let lie = LiveRecord {
+        clock: Timestamp(truth.clock.0 + ahead_ms),
+        ..truth.clone()
+    };
+    let lease = store.grant(Duration::from_secs(120)).await.expect("a lease");
+    let say = async move |record: LiveRecord| {
+        let value = encode(&key, &record).expect("bytes");
+        let told = Txn::new().put_leased(&key, value, &lease.id);
+        store.commit(told).await.expect("told");
+    };
+    say(lie).await;
+    async move || say(truth).await
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off_is_told() {
+    let cluster = Cluster::of(2);
+    let n2 = cluster.nodes[1].json(&["node", "inspect", "n2"])[0]["id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    let off = ("clock-off".to_owned(), "n2".to_owned());
+    assert!(!alerts(&cluster, 0).contains(&off));
+    let right_it = misread_clock(&cluster.store_url(), &n2, 3_600_000).await;
+    assert!(
+        eventually(Duration::from_secs(30), || alerts(&cluster, 1).contains(&off)),
+        "{:?}",
+        alerts(&cluster, 1)
+    );
+    right_it().await;
+    assert!(eventually(Duration::from_secs(30), || alerts(&cluster, 0).is_empty()));
 }
 
 #[test]

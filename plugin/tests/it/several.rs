@@ -79,6 +79,11 @@ impl Cluster {
         cluster
     }
 
+    /// Where their store is.
+    pub(crate) fn store_url(&self) -> String {
+        self.etcd.url()
+    }
+
     fn join(&mut self, name: &str, extra: &[&str]) {
         let address = format!("127.0.0.1:{}", free_port());
         let mut flags = vec![

@@ -278,7 +278,8 @@ fn a_killed_keeper_fails_what_is_open_and_the_next_start_cleans_up() {
     docker.create("v", json!({"size": "128M"})).ok();
     let dir = mountpoint(&docker.mount("v", "a").ok());
     let writer = Writer::start(dir.join("file"), 3);
-    writer.gets_on();
+    // Beyond its first sync.
+    assert!(eventually(Duration::from_secs(40), || writer.writes() > 20));
     node.kill();
     assert!(
         eventually(Duration::from_secs(10), || writer.has_failed()),

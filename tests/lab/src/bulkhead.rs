@@ -179,6 +179,16 @@ impl Bulkhead {
         Ok(())
     }
 
+    /// Sends a signal to the daemon itself, which is the child of the process that was started: its keeper.
+    pub fn signal_daemon(&mut self, signal: Signal) -> Result<()> {
+        let keeper = self.service()?.pid();
+        let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"));
+        let child = children.unwrap_or_default();
+        let child = child.split_whitespace().next().and_then(|pid| pid.parse().ok());
+        let daemon = Pid::from_raw(child.with_context(|| format!("process {keeper} has no daemon"))?);
+        kill(daemon, signal).with_context(|| format!("cannot send {signal} to {daemon}"))
+    }
+
     /// Starts it again after [`Bulkhead::kill`] or [`Bulkhead::terminate`].
     pub fn restart(&mut self) -> Result<()> {
         match &mut self.way {
@@ -187,8 +197,9 @@ impl Bulkhead {
                 service,
                 starts,
             } => {
+                // Its keeper may have started it again, too.
+                *starts = ready_lines(&self.host) + 1;
                 *service = Self::launch(&self.host, &self.program, options)?;
-                *starts += 1;
             }
             Way::Plugin(_) => bail!("dockerd starts the daemon in a managed plugin"),
         }
@@ -200,15 +211,9 @@ impl Bulkhead {
     }
 
     fn await_ready(&mut self) -> Result<()> {
-        let log = self.host.dir().join("bulkhead.log");
         if let Way::Process { service, starts, .. } = &mut self.way {
-            // Each start appends one such line to the same log.
             service.until("bulkhead is ready", START, || {
-                let text = fs::read(&log).unwrap_or_default();
-                let ready = String::from_utf8_lossy(&text)
-                    .matches("bulkhead is ready")
-                    .count();
-                Ok((ready >= *starts).then_some(()))
+                Ok((ready_lines(&self.host) >= *starts).then_some(()))
             })?;
         }
         let ask = self.cli("pool list");
@@ -241,6 +246,14 @@ fn is_daemon(pid: Pid) -> bool {
 /// Whether a process is a keeper: it has one thread, a daemon never.
 fn is_keeper(pid: Pid) -> bool {
     fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() == 1)
+}
+
+/// How often a daemon on this host has been ready: each start appends one such line to the same log.
+fn ready_lines(host: &Host) -> usize {
+    let text = fs::read(host.dir().join("bulkhead.log")).unwrap_or_default();
+    String::from_utf8_lossy(&text)
+        .matches("bulkhead is ready")
+        .count()
 }
 
 impl Drop for Bulkhead {

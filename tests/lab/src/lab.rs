@@ -213,10 +213,8 @@ impl Lab {
 impl Member {
     /// Stops the daemon in its tracks (SIGSTOP), or lets it go on.
     pub fn pause(&mut self, paused: bool) -> Result<()> {
-        self.node
-            .bulkhead
-            .service()?
-            .signal(if paused { Signal::SIGSTOP } else { Signal::SIGCONT })
+        let signal = if paused { Signal::SIGSTOP } else { Signal::SIGCONT };
+        self.node.bulkhead.signal_daemon(signal)
     }
 
     /// Starts what does not run: the daemon first, as dockerd asks it for its volumes.

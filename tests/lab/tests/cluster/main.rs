@@ -55,6 +55,7 @@ fn run(store: StoreKind, extent: Extent) -> Result<()> {
         .swarm()
         .image(image::REGISTER)
         .option("--timeout-mount", "15s")
+        .option("--docker-swarm-labels", "true")
         .start()?;
     let mut report = Report::new(format!("A cluster of three hosts on {store}"));
     let mut case =
@@ -81,6 +82,10 @@ fn run(store: StoreKind, extent: Extent) -> Result<()> {
     case(
         "a service, a stack with {{.Task.Slot}}, a service that moves",
         &swarm::services,
+    );
+    case(
+        "a service runs where its volume has a replica, also after that node is drained",
+        &swarm::near_its_data,
     );
     if extent.whole {
         case(

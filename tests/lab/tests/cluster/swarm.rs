@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use bulkhead_lab::report::{Figure, figure};
 use bulkhead_lab::swarm::{await_running, container};
-use bulkhead_lab::{Lab, wait};
+use bulkhead_lab::{Dockerd, Lab, wait};
 
 use crate::Extent;
 
@@ -110,4 +110,55 @@ pub(crate) fn services(lab: &mut Lab, _: Extent) -> Result<Vec<Figure>> {
         figure("service create to running", seconds(started)),
         figure("drain to running elsewhere with its data", seconds(moved)),
     ])
+}
+
+/// The hosts that have the label of a volume, as this manager sees it.
+fn labelled(manager: &Dockerd, volume: &str) -> Result<BTreeSet<String>> {
+    let filter = format!("node.label=bulkhead.volume.{volume}=true");
+    let list = manager.run(&format!("node ls --filter {filter} --format {{{{.Hostname}}}}"))?;
+    Ok(list.lines().map(str::to_owned).collect())
+}
+
+pub(crate) fn near_its_data(lab: &mut Lab, _: Extent) -> Result<Vec<Figure>> {
+    let manager = &lab.node(0).dockerd;
+    let begin = Instant::now();
+    manager.run("volume create -d bulkhead -o size=64M -o repl=2 near")?;
+    let holders = wait::until("two nodes have the volume's label", START, || {
+        let nodes = labelled(manager, "near")?;
+        Ok((nodes.len() == 2).then_some(nodes))
+    })?;
+    let told = begin.elapsed();
+    let view = lab.node(0).bulkhead.json("volume inspect near")?.to_string();
+    for holder in &holders {
+        ensure!(
+            view.contains(&format!("{holder:?}")),
+            "{holder} has a label, and no replica: {view}"
+        );
+    }
+
+    manager
+        .docker(
+            "service create -d --no-resolve-image --init --name near --restart-delay 0s \
+             --constraint node.labels.bulkhead.volume.near==true \
+             --mount type=volume,source=near,target=/data,volume-driver=bulkhead busybox sleep 3600"
+                .split_whitespace(),
+        )
+        .run()?;
+    let first = await_running(manager, "near", 1, START, |node| holders.contains(node))?.remove(0);
+    manager.run(&format!("node update --availability drain {}", first.node))?;
+    let elsewhere = |node: &str| node != first.node && holders.contains(node);
+    await_running(manager, "near", 1, START, elsewhere)?;
+    manager.run(&format!("node update --availability active {}", first.node))?;
+
+    manager.run("service rm near")?;
+    wait::retry("the volume can be removed", Duration::from_secs(40), || {
+        manager.run("volume rm near")
+    })?;
+    wait::until("the label of a volume that is gone goes too", START, || {
+        Ok(labelled(manager, "near")?.is_empty().then_some(()))
+    })?;
+    Ok(vec![figure(
+        "volume create to labels",
+        format!("{:.1} s", told.as_secs_f64()),
+    )])
 }
