@@ -16,12 +16,13 @@ HOSTS ?= 3
 HOST ?= n1
 MINUTES ?= 20
 REPL ?= 2
+NODES ?= 1
 RUNS ?= 3
 SEED ?=
 SEEDS ?= 2000
 FROM ?= 0
 
-.PHONY: bench bench-control bench-recovery lab lab-down lab-enter demo test-api test-ui test-cluster test-faults test-ha sim sim-faults help up down build install uninstall plugin test lint fmt
+.PHONY: bench bench-control bench-recovery lab lab-down lab-enter demo test-api test-ui test-cluster test-faults test-ha test-uninterrupted sim sim-faults help up down build install upgrade uninstall plugin test lint fmt
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -38,6 +39,9 @@ build: ## the binary, in target/release
 
 install: build ## binary, systemd unit and socket, configuration; knows PREFIX and DESTDIR
 	@$(if $(DESTDIR),,$(SUDO)) env PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/install.sh install
+
+upgrade: ## builds, and replaces the installed program while its volumes are in use
+	@scripts/upgrade.sh
 
 uninstall: ## removes what make install has put in place; data and configuration stay
 	@$(if $(DESTDIR),,$(SUDO)) env PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/install.sh uninstall
@@ -76,6 +80,9 @@ test-faults: ## random faults for MINUTES on a volume with REPL replicas, on STO
 
 test-ha: ## the story RUNS times and its harder sisters, on STORE; ends with a table
 	@scripts/lab.sh ha --store $(STORE) --runs $(RUNS)
+
+test-uninterrupted: ## kills the daemon for MINUTES (10) under fio and pgbench on NODES (1 or 3); SEED repeats the choice
+	@scripts/lab.sh uninterrupted --minutes $(if $(filter file,$(origin MINUTES)),10,$(MINUTES)) --nodes $(NODES) --store $(STORE) $(if $(SEED),--seed $(SEED))
 
 lint: ## formatting and lints
 	@scripts/lint.sh

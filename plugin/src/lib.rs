@@ -14,6 +14,7 @@
 //! | [`config`] | one struct from file, environment and flags |
 //! | [`cli`] | the command line |
 //! | [`daemon`] | the wiring: engine, cluster and faces in one process |
+//! | [`versions`] | what this program speaks and writes, for an upgrade to compare |
 //! | [`telemetry`] | logs, and the word to systemd that all is ready |
 
 pub mod api;
@@ -28,3 +29,4 @@ mod nearest;
 pub mod options;
 pub mod service;
 pub mod telemetry;
+pub mod versions;

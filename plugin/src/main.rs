@@ -1,4 +1,4 @@
-//! The `bulkhead` binary: the command line, and with `daemon` the daemon.
+//! The `bulkhead` binary: the command line, and with `daemon` the daemon and its keeper.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,11 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Daemon(mut args) => {
             args.set_socket(cli.socket);
-            daemon::main(&args)
+            if args.no_keeper || bulkhead_keeper::is_kept() {
+                daemon::main(&args)
+            } else {
+                bulkhead_keeper::run()
+            }
         }
         _ => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(cli::run(cli)),

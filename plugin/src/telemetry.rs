@@ -30,6 +30,11 @@ pub fn stopping() {
     notify(&[sd_notify::NotifyState::Stopping]);
 }
 
+/// Says that the daemon is about to be started again. systemd is not told, as nothing stops.
+pub fn restarting() {
+    tracing::info!("bulkhead restarts");
+}
+
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "systemd could not be told");

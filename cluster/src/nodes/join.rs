@@ -232,7 +232,7 @@ impl Nodes {
 }
 
 /// Versions of one cluster may be one minor version apart, so that it can be upgraded node by node.
-fn versions_fit(ours: &str, theirs: &str) -> bool {
+pub fn versions_fit(ours: &str, theirs: &str) -> bool {
     let parse = |version: &str| {
         let mut parts = version
             .split(['.', '-', '+'])

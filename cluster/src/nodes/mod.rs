@@ -12,7 +12,7 @@ use bulkhead_engine::ids::{NodeId, PoolId};
 use thiserror::Error;
 
 pub use self::heartbeat::{Heartbeat, Pulse};
-pub use self::join::Joining;
+pub use self::join::{Joining, versions_fit};
 
 use crate::records::{self, RecordError};
 use crate::schema::{

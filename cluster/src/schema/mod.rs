@@ -6,6 +6,7 @@ mod event;
 mod key;
 mod node;
 mod value;
+mod versions;
 mod volume;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ pub use self::node::{
     NodeRecord, PoolRecord, PoolState,
 };
 pub use self::value::{ChangeId, Fs, IoPriority, Medium, ParseValueError, Timestamp};
+pub use self::versions::written_versions;
 pub use self::volume::{
     NameRecord, Primary, PrimaryChange, Replica, ReplicaState, VolumeRecord, VolumeSpec, VolumeState, Wanted,
 };

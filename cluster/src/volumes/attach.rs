@@ -2,6 +2,7 @@
 //! is never pushed aside; a dead one is, in the same transaction that finds it dead.
 
 use bulkhead_engine::ids::{Epoch, NodeId, VolumeId};
+use parking_lot::Mutex;
 
 use super::change::{Step, Write};
 use super::{Volume, VolumeError, Volumes};
@@ -117,6 +118,65 @@ impl Volumes {
                 volume: attached.record.name,
                 held: attached.record.epoch,
                 found: attached.record.epoch,
+            }),
+        }
+    }
+
+    /// Goes on with a volume that this node has attached, as another attachment: its daemon has been started again while the
+    /// volume was in use. Only while the record names one of the attachments that were known to be this node's; else somebody
+    /// has taken or released it meanwhile, and [`VolumeError::Replaced`] says so. Gives the record, and the term that ends with
+    /// it.
+    pub async fn resume(
+        &self,
+        id: VolumeId,
+        node: NodeId,
+        known: &[ChangeId],
+        next: ChangeId,
+    ) -> Result<(Volume, Epoch), VolumeError> {
+        // What the swap that was made has been decided on; an earlier try's if its answer was lost.
+        let before = Mutex::new(None);
+        let decide = |volume: &VolumeRecord| {
+            let replaced = || VolumeError::Replaced {
+                volume: volume.name.clone(),
+                held: volume.epoch,
+                found: volume.epoch,
+            };
+            let primary = volume.primary.as_ref().filter(|primary| primary.node == node);
+            let primary = primary
+                .filter(|_| volume.state == VolumeState::Ready)
+                .ok_or_else(replaced)?;
+            if primary.attachment == next {
+                return Ok(Step::Settled);
+            }
+            if !known.contains(&primary.attachment) {
+                return Err(replaced());
+            }
+            let mut record = volume.clone();
+            record.epoch = record
+                .epoch
+                .next()
+                .ok_or_else(|| VolumeError::Epochs(volume.name.clone()))?;
+            record.forget_change();
+            record.primary = Some(Primary {
+                attachment: next,
+                upkeep: false,
+                ..primary.clone()
+            });
+            *before.lock() = Some(volume.epoch);
+            Ok(Step::write(record))
+        };
+        let resumed = self.change(id, next, decide).await?;
+        let resumed = resumed.ok_or_else(|| VolumeError::NoSuch(id.to_string()))?;
+        let is_ours = resumed
+            .primary
+            .as_ref()
+            .is_some_and(|primary| primary.attachment == next);
+        match before.into_inner() {
+            Some(before) if is_ours => Ok((resumed, before)),
+            _ => Err(VolumeError::Replaced {
+                volume: resumed.record.name,
+                held: resumed.record.epoch,
+                found: resumed.record.epoch,
             }),
         }
     }

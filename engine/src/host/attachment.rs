@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 
 use super::bounded::{Deadline, bounded, poll_until};
-use super::dirs::{HostDirs, file_name};
+use super::dirs::{HostDirs, file_name, volume_of_file};
 use super::error::{Doing, HostError};
 use super::fs::{Contents, FsKind, MkfsSpec, MountOptions, check_before_mount, grow, mkfs, probe};
 use super::fuse::{FuseOptions, FuseTransport};
@@ -111,6 +111,39 @@ impl Attachment {
         }
     }
 
+    /// Goes on with a volume that an earlier process had attached here and whose connection outlived it: `device` is served
+    /// from now on, what that process left unanswered comes again, and what is mounted stays as it is. If that is not possible
+    /// the connection is left as it was, or ends; take away what is left with [`super::clean_volume`] then.
+    pub fn adopt(
+        dirs: &HostDirs,
+        volume: VolumeId,
+        handover: Handover,
+        device: Arc<dyn BlockDevice>,
+        options: AttachOptions,
+    ) -> Result<Self, HostError> {
+        let tag = dirs.mark()?.tag(volume);
+        let dir = dirs.device_dir(volume);
+        let transport = FuseTransport::adopt(&dir, file_name(volume), handover, device, options.fuse)?;
+        // Only now: the kernel may ask for the file's attributes to say what a loop device is bound to.
+        let is_its = |file: &str| volume_of_file(file) == Some(volume);
+        let device = match LoopDevice::find(&tag, is_its) {
+            Ok(Some(device)) => device,
+            outcome => {
+                transport.abort()?;
+                let volume = volume.to_string();
+                return Err(outcome.err().unwrap_or(HostError::NoDevice { volume }));
+            }
+        };
+        Ok(Self {
+            volume,
+            dirs: dirs.clone(),
+            dir,
+            transport: Arc::new(transport),
+            path: device.path().to_path_buf(),
+            device: RwLock::new(Some(device)),
+        })
+    }
+
     /// The volume.
     pub fn volume(&self) -> VolumeId {
         self.volume
@@ -153,6 +186,13 @@ impl Attachment {
             check_before_mount(device.path(), fs, MOUNT)?;
             fs::create_dir_all(target).doing(|| format!("making the mount point {}", target.display()))?;
             mounts::mount_device(device.path(), target, fs, options, MOUNT)
+        })
+    }
+
+    /// Whether the volume's file system is mounted on `target` here.
+    pub fn is_mounted(&self, target: &Path) -> Result<bool, HostError> {
+        self.with_device(|device| {
+            Ok(existing_mount(target)?.is_some_and(|mount| mount.source == device.path()))
         })
     }
 

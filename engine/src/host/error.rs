@@ -145,6 +145,12 @@ pub enum HostError {
         /// What shows it.
         evidence: String,
     },
+    /// A connection that was kept has no block device any more.
+    #[error("volume {volume} has a connection to the kernel, but no block device on it any more")]
+    NoDevice {
+        /// The volume.
+        volume: String,
+    },
     /// Others still use the file system after it was unmounted here.
     #[error("{device} is still in use by {}: stop what runs there", describe(.holders))]
     Held {

@@ -95,6 +95,16 @@ pub(crate) fn release_pages(buf: &mut [u8]) {
     }
 }
 
+/// Makes every page of a buffer resident, before something that must not meet a page fault. A kernel that cannot (before
+/// Linux 5.14) leaves it to the first touch.
+pub(crate) fn populate_pages(buf: &mut [u8]) {
+    let start = buf.as_mut_ptr();
+    let skip = start.align_offset(crate::io::ALIGN);
+    let len = buf.len().saturating_sub(skip) & !(crate::io::ALIGN - 1);
+    // SAFETY: whole pages inside of `buf`, which is borrowed mutably; their content does not change.
+    unsafe { libc::madvise(start.wrapping_add(skip).cast(), len, libc::MADV_POPULATE_WRITE) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

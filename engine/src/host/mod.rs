@@ -30,6 +30,7 @@ pub mod memory;
 pub(crate) mod mountinfo;
 pub(crate) mod mounts;
 pub mod stale;
+mod stuck;
 mod teardown;
 pub mod transport;
 
@@ -38,5 +39,6 @@ pub use dirs::HostDirs;
 pub use error::HostError;
 pub use fs::{FsKind, MkfsSpec, MountOptions};
 pub use holders::Holder;
-pub use stale::{CleanReport, clean_stale};
+pub use stale::{CleanReport, abort_volume, clean_stale, clean_stale_but, clean_volume};
+pub use stuck::volumes_that_hold;
 pub use teardown::DetachReport;

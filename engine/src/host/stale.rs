@@ -3,6 +3,7 @@
 //! Touches only FUSE mounts below this host's run directory, and loop devices that carry this host's mark and what is
 //! mounted from them. The caller makes sure that no daemon serves these directories any more, or that it should not.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,6 +49,19 @@ impl CleanReport {
 /// Takes away everything that is left of any volume. To be called at start, before the first volume is attached.
 pub fn clean_stale(dirs: &HostDirs) -> Result<CleanReport, HostError> {
     clean(dirs, |_| true)
+}
+
+/// The same, but for volumes whose connection was kept. They are touched in no way, as nobody answers for them yet.
+pub fn clean_stale_but(dirs: &HostDirs, kept: &BTreeSet<VolumeId>) -> Result<CleanReport, HostError> {
+    clean(dirs, |found| !kept.contains(&found))
+}
+
+/// Fails everything on the connection of a volume, for good, whoever serves it. Does nothing if there is none.
+pub fn abort_volume(dirs: &HostDirs, volume: VolumeId) -> Result<(), HostError> {
+    for (mount, _) in connections(dirs, |found| found == volume)? {
+        abort(mount.minor, &mount.target)?;
+    }
+    Ok(())
 }
 
 /// Takes away everything that is left of one volume, also when its server hangs.

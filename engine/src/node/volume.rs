@@ -47,6 +47,7 @@ pub struct Volume {
     term: Epoch,
     pub(super) geometry: Geometry,
     io_timeout: Duration,
+    isolation_timeout: Duration,
     open_stall: Duration,
     max_bytes: usize,
     keeper: Arc<dyn RecordKeeper>,
@@ -106,6 +107,7 @@ impl Volume {
             ..machine
         };
         let term = config.record.epoch;
+        let isolation_timeout = config.isolation_timeout;
         let mut actions = Vec::new();
         let primary = Primary::attach(
             clock::now(),
@@ -119,6 +121,7 @@ impl Volume {
             term,
             geometry: config.geometry,
             io_timeout: config.io_timeout,
+            isolation_timeout,
             open_stall: config.open_stall,
             max_bytes: config.max_bytes,
             keeper: config.keeper,
@@ -252,6 +255,11 @@ impl Volume {
         if let Some(this) = self.myself.upgrade() {
             this.post(Event::Watched { record, revision });
         }
+    }
+
+    /// For how long it may be cut off from everybody before it ends (rule L5).
+    pub fn isolation_timeout(&self) -> Duration {
+        self.isolation_timeout
     }
 
     /// Whether it has ended, and why.

@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use super::error::{Errors, Refused};
 use super::extract::{Json as Given, Name};
 use super::{Services, going_on};
-use crate::service::{Done, PoolRequest, PoolView, StatusView};
+use crate::service::{Done, PoolRequest, PoolView, RestartRequest, StatusView};
 
 /// This node and all that it knows, on one screen.
 #[utoipa::path(get, path = "/status", tag = "node", responses((status = 200, body = StatusView), Errors))]
@@ -55,4 +55,23 @@ pub(super) async fn remove_pool(
     let node = services.management()?;
     going_on(async move { node.remove_pool(&id).await }).await?;
     Ok(Json(Done {}))
+}
+
+/// Has the daemon start again, from the program that lies in its place now. Containers that use its volumes wait meanwhile and
+/// notice nothing else; refused where that would not be so. Answered before it ends: `restarts` in the status tells when it is
+/// there again, and `resuming` which volumes are still waited for.
+#[utoipa::path(
+    post,
+    path = "/restart",
+    tag = "node",
+    request_body = RestartRequest,
+    responses((status = 202, body = Done), Errors)
+)]
+pub(super) async fn restart(
+    State(services): State<Arc<Services>>,
+    Given(request): Given<RestartRequest>,
+) -> Result<(StatusCode, Json<Done>), Refused> {
+    let node = services.management()?;
+    going_on(async move { node.restart(&request).await }).await?;
+    Ok((StatusCode::ACCEPTED, Json(Done {})))
 }

@@ -49,6 +49,7 @@ fn paths() -> OpenApiRouter<Arc<Services>> {
         .routes(routes!(node::status))
         .routes(routes!(node::pools, node::add_pool))
         .routes(routes!(node::remove_pool))
+        .routes(routes!(node::restart))
         .routes(routes!(volumes::list, volumes::create))
         .routes(routes!(volumes::get, volumes::delete, life::update_volume))
         .routes(routes!(volumes::force_primary))

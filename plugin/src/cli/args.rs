@@ -3,6 +3,7 @@
 mod generate;
 mod lists;
 mod settings;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub(super) use generate::{GenerateCommand, NodePlanArgs};
 pub(super) use lists::{NodeListArgs, VolumeListArgs, WatchArgs};
 pub use settings::DaemonArgs;
 pub(super) use settings::RemovalArgs;
+pub(super) use upgrade::UpgradeArgs;
 
 /// Highly available volumes for Docker and Swarm.
 #[derive(Debug, Parser)]
@@ -97,6 +99,12 @@ pub enum Command {
     /// Print what makes machines nodes of one cluster: a script, systemd units, a managed plugin, a Swarm stack
     #[command(subcommand)]
     Generate(GenerateCommand),
+    /// Replace the installed program by another one while volumes are in use, and go back if that does not do
+    ///
+    /// Run it on each node, one after the other. It waits until all is healthy before and after.
+    Upgrade(UpgradeArgs),
+    /// Tell what this program is, speaks and writes: with --json what `upgrade` compares
+    Version,
     /// Take Bulkhead off this machine: daemon, pools, configuration, program. Says first what would go
     Uninstall(RemovalArgs),
     /// Write manual pages, one for each command

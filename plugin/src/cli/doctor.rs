@@ -21,6 +21,8 @@ use crate::service::{NodeView, StatusView, StoreView};
 
 /// The oldest kernel that it is tried with.
 const KERNEL: (u32, u32) = (5, 10);
+/// From this one on requests that a dead daemon left unanswered are sent again.
+const RESENDS: (u32, u32) = (6, 9);
 /// Less than this on the disk of the state directory leaves no room for what the daemon keeps.
 const STATE_ROOM: u64 = 1 << 30;
 /// How long another node's port is waited for.
@@ -91,7 +93,16 @@ fn kernel() -> Finding {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
     match version(release) {
-        Some(found) if found >= KERNEL => Finding::ok(what, release),
+        Some(found) if found >= RESENDS => Finding::ok(what, release),
+        Some(found) if found >= KERNEL => Finding::ill(
+            what,
+            Verdict::Warning,
+            release,
+            format!(
+                "a restart of the daemon ends what uses its volumes; from {}.{} on it goes on",
+                RESENDS.0, RESENDS.1
+            ),
+        ),
         Some(_) => Finding::ill(
             what,
             Verdict::Bad,

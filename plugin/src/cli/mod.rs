@@ -22,7 +22,9 @@ mod replica;
 mod status;
 mod token;
 mod top;
+mod upgrade;
 mod verify;
+mod version;
 mod volume;
 mod watch;
 
@@ -63,6 +65,8 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Diags { file } => diags::run(&client, &printer, file).await,
         Command::Doctor => doctor::run(&client, &printer).await,
         Command::Generate(command) => generate::run(&printer, command),
+        Command::Upgrade(args) => upgrade::run(&client, &printer, &args).await,
+        Command::Version => version::run(&printer),
         Command::Uninstall(args) => removal::uninstall(&client, &printer, args).await,
         Command::Man { directory } => man::run(&printer, &directory),
         Command::Token(command) => token::run(&client, &printer, command).await,

@@ -17,7 +17,7 @@ use super::args::RemovalArgs;
 use super::client::Client;
 use super::print::Printer;
 use super::progress::waiting;
-use super::{CliError, Code};
+use super::{CliError, Code, upgrade};
 use crate::config::{self, Config};
 use crate::daemon::wipe::{Going, Wipe, WipeError};
 use crate::service::{NodeView, PoolView, StatusView, VolumeView};
@@ -275,7 +275,9 @@ fn installed(args: &RemovalArgs) -> Vec<Going> {
             things.push(thing("a manual page", page.path()));
         }
     }
+    let previous = upgrade::previous(&exe);
     things.push(thing("the program", exe));
+    things.push(thing("the program before the last upgrade", previous));
     there(things)
 }
 

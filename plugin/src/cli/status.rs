@@ -35,11 +35,12 @@ fn screen(status: &StatusView) -> String {
     lines.line(
         "Node",
         format!(
-            "{} ({}) is {}, running for {}",
+            "{} ({}) is {}, running for {}{}",
             status.node,
             status.node_id,
             status.state,
-            span(running)
+            span(running),
+            restarts(status)
         ),
     );
     lines.line(
@@ -62,6 +63,21 @@ fn screen(status: &StatusView) -> String {
     lines.finish()
 }
 
+/// How often the daemon was started again, where that means something.
+fn restarts(status: &StatusView) -> String {
+    let times = match (status.keeper, status.restarts) {
+        (false, _) => ", without a keeper".to_owned(),
+        (true, 0) => String::new(),
+        (true, 1) => ", started again once".to_owned(),
+        (true, times) => format!(", started again {times} times"),
+    };
+    if status.resuming.is_empty() {
+        times
+    } else {
+        format!("{times}; still to be resumed: {}", status.resuming.join(", "))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +89,7 @@ mod tests {
     fn one_screen_says_what_is_wrong_first() {
         let status = StatusView {
             version: "0.1.0".to_owned(),
+            pid: 4711,
             node: "n1".to_owned(),
             node_id: "1d".to_owned(),
             state: "ok".to_owned(),
@@ -81,6 +98,9 @@ mod tests {
             nodes: BTreeMap::from([("ok".to_owned(), 3)]),
             store: store(),
             started_at: SystemTime::now() - Duration::from_secs(120),
+            keeper: true,
+            restarts: 2,
+            resuming: vec!["db".to_owned()],
             healthy: false,
             problems: vec!["this node has no pool".to_owned()],
             pools: Vec::new(),
@@ -92,7 +112,7 @@ mod tests {
             "{text}"
         );
         for part in [
-            "n1 (1d) is ok, running for 2m\n",
+            "n1 (1d) is ok, running for 2m, started again 2 times; still to be resumed: db\n",
             "prod (2d), nodes: 3 ok",
             "etcd h1:2379, answers since",
             "2 attached, 1 ready",

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use bulkhead_keeper::{ENV_SOCKET, ENV_STATE, ENV_TRY};
 use thiserror::Error;
 use toml::{Table, Value};
 
@@ -16,7 +17,7 @@ use crate::nearest::nearest;
 /// Prefix of the environment's variables.
 const PREFIX: &str = "BULKHEAD_";
 /// Variables with this prefix that are no settings.
-const NOT_SETTINGS: &[&str] = &["BULKHEAD_CONFIG"];
+const NOT_SETTINGS: &[&str] = &["BULKHEAD_CONFIG", ENV_SOCKET, ENV_STATE, ENV_TRY];
 
 /// Flags as given: key of the setting and value.
 pub type Flags = Vec<(String, String)>;

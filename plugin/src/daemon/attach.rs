@@ -5,13 +5,14 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bulkhead_cluster::schema::{ChangeId, VolumeState};
+use bulkhead_cluster::schema::{ChangeId, Fs, VolumeState};
 use bulkhead_cluster::volumes::{Attach, Volume as Stored, engine_record};
 use bulkhead_engine::disk::DiskError;
 use bulkhead_engine::host::{AttachOptions, Attachment, DetachReport, FsKind, MountOptions};
-use bulkhead_engine::ids::{NodeId, VolumeId};
+use bulkhead_engine::ids::{Epoch, NodeId, VolumeId};
 use bulkhead_engine::io::BlockDevice;
 use bulkhead_engine::machine::primary::Revision;
 use bulkhead_engine::node::{OpenError, Volume, VolumeConfig};
@@ -19,12 +20,15 @@ use parking_lot::Mutex;
 
 use super::context::{Daemon, blocking, once_unlocked, volume_failed};
 use super::engine::Keeper;
+use super::keep::{Keeping, Note};
 use super::phases::Phases;
 use super::spec::kind;
 use crate::service::ServiceError;
 
 /// The directory of the volume's file system that Docker gets: `lost+found` beside it would break `initdb`.
 const DATA: &str = "data";
+/// How long the users of a volume wait for another daemon that only this node can serve.
+const ALONE: Duration = Duration::from_secs(30);
 /// The longest time between looks at a volume on which others work; a change is seen at once.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
@@ -37,15 +41,111 @@ pub(super) struct Attached {
     pub(super) device: Attachment,
     /// Where its file system is mounted.
     pub(super) target: PathBuf,
+    /// Its file system and how it is mounted, as its record has them and as they are used.
+    pub(super) format: Fs,
+    pub(super) mount_options: String,
     fs: FsKind,
     options: MountOptions,
+    keeping: Arc<Keeping>,
+    /// How long its users may wait for another daemon.
+    pub(super) patience: Duration,
+    /// Whether the next daemon could go on with it.
+    kept: AtomicBool,
     /// One look at its replicas at a time.
     pub(super) looking: tokio::sync::Mutex<()>,
     /// Nobody needs it any more, but it could not be let go yet: why.
     pub(super) leaving: Mutex<Option<String>>,
 }
 
+/// How a volume is opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Opening {
+    /// By somebody who wants to use it from now on.
+    Anew,
+    /// For those who have it open since this term, within a time (rule T5).
+    Resumes {
+        /// The term.
+        term: Epoch,
+        /// The end of the time.
+        end: Instant,
+    },
+}
+
+/// For how long the users of a volume may wait for another daemon: as long as a node may be cut off from the others. Where
+/// there are no others, nobody could go on instead.
+fn patience(node: NodeId, record: &Stored, volume: &Volume) -> Duration {
+    let isolation = volume.isolation_timeout();
+    if record.replicas.iter().any(|replica| replica.node != node) {
+        isolation
+    } else {
+        isolation.max(ALONE)
+    }
+}
+
 impl Attached {
+    /// An open volume with its block device; `options` are those in the record, parsed.
+    pub(super) fn new(
+        daemon: &Daemon,
+        record: &Stored,
+        attachment: ChangeId,
+        (volume, device): (Arc<Volume>, Attachment),
+        (format, mount_options): (Fs, &str),
+        options: MountOptions,
+    ) -> Self {
+        Self {
+            patience: patience(daemon.node, record, &volume),
+            id: record.id,
+            name: record.name.clone(),
+            attachment,
+            volume,
+            device,
+            target: daemon.dirs.mount_point(record.id),
+            format,
+            mount_options: mount_options.to_owned(),
+            fs: kind(format),
+            options,
+            keeping: daemon.keeping.clone(),
+            kept: AtomicBool::new(false),
+            looking: tokio::sync::Mutex::default(),
+            leaving: Mutex::default(),
+        }
+    }
+
+    /// Whether the next daemon could go on with it.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_kept(&self, kept: bool) {
+        self.kept.store(kept, Ordering::Relaxed);
+    }
+
+    /// Leaves its connection with the keeper, if there is one and the kernel can go on with another process.
+    fn leave(&self) {
+        if !self.keeping.is_there() {
+            return;
+        }
+        let left = self
+            .device
+            .handover()
+            .map_err(|error| error.to_string())
+            .and_then(|handover| {
+                let negotiated = handover.negotiated.filter(|negotiated| negotiated.resends());
+                let negotiated =
+                    negotiated.ok_or("this kernel cannot send requests again (Linux 6.9 and later do)")?;
+                self.keeping
+                    .put(&Note::new(self, negotiated), &handover.descriptor, true)
+            });
+        match left {
+            Ok(()) => self.set_kept(true),
+            Err(error) => tracing::warn!(
+                volume = self.name,
+                error,
+                "it does not survive the end of the daemon"
+            ),
+        }
+    }
+
     /// What Docker gets.
     pub(super) fn mountpoint(&self) -> PathBuf {
         self.target.join(DATA)
@@ -93,6 +193,9 @@ impl Attached {
     /// Takes it away from this node; always ends. What is still in use is lost to its users.
     pub(super) fn take_down(&self, limit: Duration) -> DetachReport {
         let end = Instant::now() + limit;
+        // From here on nobody could go on with it.
+        self.keeping.forget(self.id);
+        self.set_kept(false);
         let report = self.device.detach(limit * 2 / 3);
         if let Err(error) = self.volume.close(end) {
             tracing::warn!(volume = self.name, %error, "it was not closed in order");
@@ -213,7 +316,7 @@ impl Daemon {
 
     /// Opens the volume in the epoch of its record, and makes a block device of it. Blocks.
     pub(super) fn open_device(&self, record: &Stored) -> Result<(Arc<Volume>, Attachment), ServiceError> {
-        let volume = self.open_volume(record)?;
+        let volume = self.open_volume(record, Opening::Anew)?;
         let device = self.device_of(record, &volume)?;
         Ok((volume, device))
     }
@@ -228,7 +331,7 @@ impl Daemon {
     }
 
     /// Opens the volume in the epoch of its record. Blocks.
-    pub(super) fn open_volume(&self, record: &Stored) -> Result<Arc<Volume>, ServiceError> {
+    pub(super) fn open_volume(&self, record: &Stored, opening: Opening) -> Result<Arc<Volume>, ServiceError> {
         let (name, id) = (record.name.clone(), record.id);
         let failed = |error: &dyn std::fmt::Display| {
             ServiceError::Failed(format!("volume {name:?} cannot be attached: {error}"))
@@ -244,6 +347,12 @@ impl Daemon {
                 Arc::new(keeper),
             );
             config.dead = self.dead_holders(record);
+            if let Opening::Resumes { term, end } = opening {
+                let left = end.saturating_duration_since(Instant::now());
+                config.resumes = Some(term);
+                config.open_timeout = config.open_timeout.min(left);
+                config.open_stall = config.open_stall.min(left);
+            }
             config.on_ended = Some(Box::new(move |_, reason| {
                 // Nobody listens only while the daemon ends.
                 let _ = ended.send((told.clone(), id, reason.to_string()));
@@ -281,27 +390,19 @@ impl Daemon {
         let fs = kind(record.spec.fs);
         let options = MountOptions::parse(fs, &record.spec.mount_options)
             .map_err(|error| ServiceError::Invalid(error.to_string()))?;
-        let volume = self.open_volume(record)?;
+        let volume = self.open_volume(record, Opening::Anew)?;
         phases.end("opening");
         let device = self.device_of(record, &volume)?;
         phases.end("device");
-        let attached = Attached {
-            id: record.id,
-            name: record.name.clone(),
-            attachment,
-            volume,
-            device,
-            target: self.dirs.mount_point(record.id),
-            fs,
-            options,
-            looking: tokio::sync::Mutex::default(),
-            leaving: Mutex::default(),
-        };
+        let format = (record.spec.fs, record.spec.mount_options.as_str());
+        let attached = Attached::new(self, record, attachment, (volume, device), format, options);
         if let Err(error) = attached.mount() {
             attached.take_down(self.config.timeout.detach.duration());
             return Err(error);
         }
         phases.end("file system");
+        attached.leave();
+        phases.end("keeper");
         Ok(Arc::new(attached))
     }
 

@@ -1,6 +1,6 @@
 //! What all parts of the daemon share, and how it comes to be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,21 +11,24 @@ use bulkhead_cluster::nodes::Nodes;
 use bulkhead_cluster::schema::SchemaError;
 use bulkhead_cluster::store::{self, Store};
 use bulkhead_cluster::volumes::{Volume as Stored, VolumeError, Volumes};
-use bulkhead_engine::host::{HostDirs, clean_stale};
+use bulkhead_engine::host::{HostDirs, clean_stale_but};
 use bulkhead_engine::ids::{ClusterId, Epoch, NodeId, VolumeId};
 use bulkhead_engine::node::{Links, Node, NodeConfig};
 use bulkhead_engine::pool::PoolOwner;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::alerts::Surface;
 use super::attach::Attached;
 use super::engine::{Places, addresses};
 use super::identity::Identity;
+use super::keep::{Keeping, Left};
 use super::membership::Membership;
+use super::phases::Phases;
 use super::pools::Pools;
 use super::rebuild::Away;
 use super::reconcile::{self, Errands};
+use super::resume::IsUsed;
 use super::upkeep::Upkeep;
 use super::verify::Comparison;
 use crate::config::Config;
@@ -82,6 +85,10 @@ pub(super) struct Daemon {
     pub(super) verifies: Mutex<BTreeMap<VolumeId, Comparison>>,
     /// Where the engine says that a volume has ended.
     pub(super) ended: mpsc::UnboundedSender<(String, VolumeId, String)>,
+    /// The way to the keeper.
+    pub(super) keeping: Arc<Keeping>,
+    /// Told that the daemon is to be started again.
+    pub(super) restart: Notify,
     /// What is kept for those who look.
     pub(super) surface: Surface,
     pub(super) started_at: SystemTime,
@@ -90,31 +97,44 @@ pub(super) struct Daemon {
 impl Daemon {
     /// Opens the store and the pools, takes away what an earlier run left, and finishes or undoes what it had begun.
     /// `starting` says meanwhile what is being done.
-    pub(super) async fn start(config: Config, starting: &watch::Sender<String>) -> anyhow::Result<Arc<Self>> {
+    /// What was `left` is gone on with, beside what comes next.
+    pub(super) async fn start(
+        config: Config,
+        starting: &watch::Sender<String>,
+        keeping: Arc<Keeping>,
+        left: Vec<Left>,
+        is_used: &IsUsed,
+    ) -> anyhow::Result<Arc<Self>> {
+        let mut phases = Phases::begin();
         let step = |what: &str| {
             tracing::debug!("{what}");
             starting.send_replace(what.to_owned());
         };
         step("taking away what an earlier run left mounted");
         let dirs = host_dirs(&config);
-        clean(dirs.clone()).await?;
+        clean(dirs.clone(), left.iter().map(|left| left.note.volume).collect()).await?;
+        phases.end("cleaning up");
 
         step("opening the store");
         let identity = Identity::open(&config.state_dir)?;
         let node = identity.node();
         let node_name = config.node_name();
         let store = store::open(&config.store, &config.store_options()?).await?;
+        phases.end("store");
         step("joining the cluster");
         let (membership, cluster) = Membership::begin(&config, store.clone(), identity, starting).await?;
 
+        phases.end("joining");
         step("attaching the pools");
         let pools = Pools::open(config.state_dir.clone(), PoolOwner { cluster, node }).await?;
 
+        phases.end("pools");
         step("reading the volumes");
         let catalogue = Catalogue::start(store.clone(), Some(config.state_dir.join(CATALOGUE))).await;
         if !catalogue.filled(config.timeout.store.duration()).await {
             tracing::warn!("the store does not answer; what is shown of volumes may be out of date");
         }
+        phases.end("volumes");
         let (ended, endings) = mpsc::unbounded_channel();
         let catalogue = Arc::new(catalogue);
         let places = Arc::new(Places::new(node, catalogue.clone(), pools.clone()));
@@ -146,6 +166,8 @@ impl Daemon {
             failures: Mutex::default(),
             verifies: Mutex::default(),
             ended,
+            keeping,
+            restart: Notify::new(),
             surface: Surface::new(Events::new(store.clone(), node, 0)),
             started_at: SystemTime::now(),
             config,
@@ -154,6 +176,11 @@ impl Daemon {
 
         step("listening to the other nodes");
         super::listen::begin(&daemon).await?;
+        phases.end("listening");
+        if !left.is_empty() {
+            tracing::info!(volumes = left.len(), "going on with what is in use: {phases}");
+            daemon.begin_resuming(left, is_used).await;
+        }
 
         step("finishing what an earlier run had begun");
         reconcile::at_start(&daemon).await;
@@ -215,10 +242,10 @@ pub(super) fn host_dirs(config: &Config) -> HostDirs {
     }
 }
 
-async fn clean(dirs: HostDirs) -> anyhow::Result<()> {
+async fn clean(dirs: HostDirs, kept: BTreeSet<VolumeId>) -> anyhow::Result<()> {
     let report = tokio::task::spawn_blocking(move || {
         dirs.create()?;
-        clean_stale(&dirs)
+        clean_stale_but(&dirs, &kept)
     })
     .await
     .context("cleaning up broke off")??;

@@ -16,6 +16,7 @@ mod force;
 mod health;
 mod identity;
 mod instance;
+mod keep;
 mod life;
 mod listen;
 mod members;
@@ -31,6 +32,7 @@ mod reconcile;
 mod redundancy;
 mod release;
 mod replicas;
+mod resume;
 mod service;
 mod spec;
 mod swarm;
@@ -62,6 +64,8 @@ use crate::service::{Management, VolumeService};
 use crate::telemetry;
 
 use context::Daemon;
+use keep::{Keeping, Left};
+use resume::IsUsed;
 
 /// How long calls that are under way may go on once the daemon stops.
 const LINGER: Duration = Duration::from_secs(1);
@@ -118,16 +122,39 @@ async fn run(config: Config, promise: &MemoryPromise) -> anyhow::Result<()> {
         "bulkhead starts"
     );
 
+    let (keeping, mut left) = keep::take()?;
     let (state_dir, dirs) = (config.state_dir.clone(), context::host_dirs(&config));
-    let _instance = tokio::task::spawn_blocking(move || instance::lock(&state_dir, &dirs)).await??;
-    let faces = Faces::open(&config)?;
+    keeping
+        .guard(dirs.clone(), &left)
+        .context("cannot start a thread")?;
+    let any = !left.is_empty();
+    let held = tokio::task::spawn_blocking(move || instance::lock(&state_dir, &dirs, any));
+    let (_instance, aborted) = held.await??;
+    left.retain(|left| {
+        let lives = !aborted.contains(left.note.volume);
+        if !lives {
+            keeping.forget(left.note.volume);
+            keeping.settle(left.note.volume);
+        }
+        lives
+    });
+    let faces = Faces::open(&config, &left)?;
     let stop = watch::Sender::new(false);
     let servers = faces.serve(&stop);
     let ended = tokio::select! {
-        ended = serve_until_stopped(&config, &faces, &stop) => ended,
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        ended = serve_until_stopped(&config, &faces, &stop, keeping, left) => ended,
+        _ = terminate.recv() => Ok(Ended::Stopped),
+        _ = interrupt.recv() => Ok(Ended::Stopped),
     };
+    if matches!(ended, Ok(Ended::Restart)) {
+        // What was asked is answered. Everything else stays as it is: nobody is to be told that it ends, and no request of a
+        // container to be answered with an error, as a kill would not do either.
+        stop.send_replace(true);
+        servers.await;
+        telemetry::restarting();
+        // SAFETY: ends the process; what is not written is in no buffer of this process that anybody counts on.
+        unsafe { nix::libc::_exit(bulkhead_keeper::AGAIN) }
+    }
     telemetry::stopping();
     // No new call gets through; those that are under way end or go on against what is being taken down.
     let daemon = faces.close();
@@ -149,16 +176,28 @@ async fn run(config: Config, promise: &MemoryPromise) -> anyhow::Result<()> {
     if let Some(network) = network {
         let _ = network.await;
     }
-    ended
+    ended.map(drop)
 }
 
-/// Never returns but with an error.
+/// Why the daemon ends in order.
+enum Ended {
+    /// It was told to.
+    Stopped,
+    /// It is to be started again.
+    Restart,
+}
+
+/// Returns when the daemon is to be started again, or with an error.
 async fn serve_until_stopped(
     config: &Config,
     faces: &Faces,
     stop: &watch::Sender<bool>,
-) -> anyhow::Result<()> {
-    let daemon = Daemon::start(config.clone(), &faces.starting).await?;
+    keeping: Arc<Keeping>,
+    left: Vec<Left>,
+) -> anyhow::Result<Ended> {
+    let driver = faces.driver.clone();
+    let is_used: IsUsed = Arc::new(move |name| driver.table().users(name) > 0);
+    let daemon = Daemon::start(config.clone(), &faces.starting, keeping, left, &is_used).await?;
     faces.daemon.send_replace(Some(daemon.clone()));
     let (volumes, node): (Arc<dyn VolumeService>, Arc<dyn Management>) =
         (Arc::new(daemon.clone()), Arc::new(daemon.clone()));
@@ -189,6 +228,7 @@ async fn serve_until_stopped(
     tokio::select! {
         ended = work => ended,
         refused = joining => refused,
+        () = daemon.restart.notified() => Ok(Ended::Restart),
     }
 }
 
@@ -206,15 +246,16 @@ struct Faces {
 }
 
 impl Faces {
-    fn open(config: &Config) -> anyhow::Result<Self> {
+    fn open(config: &Config, left: &[Left]) -> anyhow::Result<Self> {
         let listen = |path: &Path| match Listening::from_systemd(path) {
             Some(listening) => Ok(listening),
             None => Listening::bind(path),
         };
         let sockets = (listen(&config.docker.socket)?, listen(&config.control_socket)?);
         let boot = disk::boot_id()?.to_string();
-        // Nothing stays mounted when the daemon dies: what it served is dead, and is cleaned up at the start.
-        let table = MountTable::open(&config.state_dir.join("mounts.json"), &boot, |_| false);
+        // What was not kept is dead, and is cleaned up at the start.
+        let is_kept = |name: &str| left.iter().any(|left| left.note.name == name);
+        let table = MountTable::open(&config.state_dir.join("mounts.json"), &boot, is_kept);
         let deadlines = Deadlines {
             create: config.timeout.create.duration(),
             mount: config.timeout.mount.duration(),

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::context::Daemon;
+use super::context::{Daemon, blocking};
 use super::health::{GLANCE, by_state};
-use crate::service::{NodeService, PoolRequest, PoolView, ServiceError, StatusView};
+use crate::service::{NodeService, PoolRequest, PoolView, RestartRequest, ServiceError, StatusView};
 
 #[async_trait]
 impl NodeService for Arc<Daemon> {
@@ -20,6 +20,7 @@ impl NodeService for Arc<Daemon> {
         problems.extend(self.cluster_problems(&freshness, &volumes));
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
             node: self.node_name.clone(),
             node_id: self.node.to_string(),
             state: self.own_state(&freshness),
@@ -28,6 +29,9 @@ impl NodeService for Arc<Daemon> {
             nodes: self.nodes_by_state(&freshness),
             store,
             started_at: self.started_at,
+            keeper: self.keeping.is_there(),
+            restarts: self.keeping.restarts(),
+            resuming: self.keeping.resuming(),
             healthy: problems.is_empty(),
             problems,
             pools,
@@ -37,6 +41,17 @@ impl NodeService for Arc<Daemon> {
 
     async fn pools(&self) -> Result<Vec<PoolView>, ServiceError> {
         Ok(self.pool_views().await)
+    }
+
+    async fn restart(&self, request: &RestartRequest) -> Result<(), ServiceError> {
+        let attached: Vec<_> = self.attached.lock().values().cloned().collect();
+        self.keeping.may_restart(&attached)?;
+        if request.keeper {
+            let keeping = self.keeping.clone();
+            blocking(move || keeping.replace()).await?;
+        }
+        self.restart.notify_one();
+        Ok(())
     }
 
     async fn add_pool(&self, request: &PoolRequest) -> Result<PoolView, ServiceError> {

@@ -30,6 +30,17 @@ impl Phases {
         self.end_at(phase, Instant::now());
     }
 
+    /// What was timed elsewhere meanwhile belongs to this.
+    pub(super) fn add(&mut self, others: &Self) {
+        self.mark = Instant::now();
+        for (phase, took) in &others.done {
+            match self.done.iter_mut().find(|(known, _)| known == phase) {
+                Some((_, sum)) => *sum += *took,
+                None => self.done.push((phase, *took)),
+            }
+        }
+    }
+
     fn end_at(&mut self, phase: &'static str, now: Instant) {
         let took = now.saturating_duration_since(self.mark);
         self.mark = now;

@@ -248,6 +248,9 @@ impl Daemon {
             .primary
             .as_ref()
             .filter(|primary| primary.node == self.node)?;
+        if self.keeping.is_resuming(record.id) {
+            return None;
+        }
         let is_here = self
             .attached(&record.name)
             .is_some_and(|attached| attached.id == record.id)

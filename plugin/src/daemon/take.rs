@@ -20,7 +20,7 @@ use super::phases::Phases;
 use crate::service::ServiceError;
 
 /// How long the replicas are waited for that are asked for their epochs.
-const SURVEY: Duration = Duration::from_secs(4);
+pub(super) const SURVEY: Duration = Duration::from_secs(4);
 /// How long those are waited for whose nodes are dead by the store, while there are others: whoever is off or cut off does not
 /// answer at all, and one that lost only its store answers at once.
 const SURVEY_DEAD: Duration = Duration::from_millis(500);
@@ -31,7 +31,7 @@ const REACH: Duration = Duration::from_secs(6);
 const AGAIN: Duration = Duration::from_millis(250);
 
 /// What the replicas say before the record is changed.
-enum Outlook {
+pub(super) enum Outlook {
     /// One that is in sync answers, and none knows more than the record.
     Clear,
     /// Somebody else has taken the volume meanwhile: the newer record.
@@ -79,7 +79,7 @@ impl Daemon {
                     primary: Box::new(primary),
                 },
                 None => {
-                    let outlook = self.survey(&volume).await?;
+                    let outlook = self.survey(&volume, SURVEY).await?;
                     phases.end("survey");
                     match outlook {
                         Outlook::Clear => {}
@@ -158,9 +158,13 @@ impl Daemon {
 
     /// Asks the replicas before the record is changed: somebody has to answer, and nobody may know a newer epoch than the
     /// record (rule T3 of docs/replication.md).
-    async fn survey(self: &Arc<Self>, volume: &Stored) -> Result<Outlook, ServiceError> {
+    pub(super) async fn survey(
+        self: &Arc<Self>,
+        volume: &Stored,
+        patience: Duration,
+    ) -> Result<Outlook, ServiceError> {
         let (id, record) = (volume.id, engine_record(volume));
-        let surveyed = self.ask_replicas(id, &record).await?;
+        let surveyed = self.ask_replicas(id, &record, patience).await?;
         let name = &volume.name;
         for found in &surveyed {
             if let Some(epoch) = found.epoch()
@@ -210,6 +214,7 @@ impl Daemon {
         self: &Arc<Self>,
         id: VolumeId,
         record: &EngineRecord,
+        patience: Duration,
     ) -> Result<Vec<Surveyed>, ServiceError> {
         let mut living = record.clone();
         let mut dead = record.clone();
@@ -220,15 +225,15 @@ impl Daemon {
             dead.replicas.retain(|replica| !lives(replica));
         });
         let brief = if living.replicas.is_empty() {
-            SURVEY
+            patience
         } else {
-            SURVEY_DEAD
+            SURVEY_DEAD.min(patience)
         };
         let ask = |of: EngineRecord, patience: Duration| {
             let engine = self.engine.clone();
             tokio::task::spawn_blocking(move || engine.survey(id, &of, patience))
         };
-        let answers = tokio::try_join!(ask(living, SURVEY), ask(dead, brief));
+        let answers = tokio::try_join!(ask(living, patience), ask(dead, brief));
         let (mut surveyed, silent) = answers.map_err(|error| ServiceError::Failed(error.to_string()))?;
         surveyed.extend(silent);
         Ok(surveyed)
@@ -267,7 +272,7 @@ impl Daemon {
                 state: MemberState::Member,
             })
             .collect();
-        let surveyed = self.ask_replicas(volume.id, &asked).await?;
+        let surveyed = self.ask_replicas(volume.id, &asked, SURVEY).await?;
         let newer = |found: &Surveyed| found.epoch().filter(|epoch| *epoch > now.epoch);
         match surveyed
             .iter()

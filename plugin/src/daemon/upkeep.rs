@@ -18,9 +18,11 @@ use bulkhead_engine::ids::{NodeId, ReplicaId, VolumeId};
 use bulkhead_engine::node::Volume;
 use parking_lot::Mutex;
 
+use super::attach::Opening;
 use super::context::{Daemon, blocking, volume_failed};
 use super::rebuild::Away;
 use super::reconcile::every;
+use super::take::SURVEY;
 use crate::service::ServiceError;
 use judge::{Members, is_in_order, is_left_alone, judge_members, place_in_order, surplus};
 
@@ -210,7 +212,7 @@ impl Daemon {
         if volume.id != id || !still {
             return Ok(());
         }
-        let surveyed = self.ask_replicas(id, &engine_record(&volume)).await?;
+        let surveyed = self.ask_replicas(id, &engine_record(&volume), SURVEY).await?;
         match (judge_members(&volume, &surveyed), surplus(&volume, &away)) {
             (Members::Doubtful(why), _) => return Err(ServiceError::Failed(why)),
             (Members::AtRest, Some(surplus)) => return self.drop_surplus(&volume, surplus).await,
@@ -221,7 +223,7 @@ impl Daemon {
         let held = held.map_err(|error| volume_failed(&error))?;
         self.catalogue.note(&held);
         let (daemon, record) = (self.clone(), held.clone());
-        let volume = match blocking(move || daemon.open_volume(&record)).await {
+        let volume = match blocking(move || daemon.open_volume(&record, Opening::Anew)).await {
             Ok(volume) => volume,
             Err(error) => {
                 self.release_record(id, &name, wish.attachment).await;

@@ -93,7 +93,7 @@ impl Wipe {
         else {
             return Ok(None);
         };
-        let instance = instance::lock(&config.state_dir, &host_dirs(&config))
+        let (instance, _) = instance::lock(&config.state_dir, &host_dirs(&config), false)
             .map_err(|error| WipeError::Running(format!("{error:#}")))?;
         let pools = match cluster {
             Some(cluster) => {

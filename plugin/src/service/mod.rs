@@ -25,7 +25,7 @@ pub use cluster::{
 pub use event::{AlertView, EventKind, EventView, ObjectView, Severity};
 pub use io::{IoView, OpView};
 pub use life::{Duty, DutyRequest, DutyView, VolumeUpdate};
-pub use node::{PoolRequest, PoolView, StatusView};
+pub use node::{PoolRequest, PoolView, RestartRequest, StatusView};
 pub use replica::ReplicaDiskView;
 pub use volume::{
     AttachedView, DifferenceView, ForceRequest, ForceView, RebuildView, ReplicaView, VerifyEnd,
@@ -82,6 +82,11 @@ pub trait NodeService: Send + Sync + 'static {
 
     /// Takes a pool out of use. Refused while it holds replicas.
     async fn remove_pool(&self, id: &str) -> Result<(), ServiceError>;
+
+    /// Has the daemon end at once and be started again by its keeper, from the program that lies in its place then. What is
+    /// mounted stays so, and its users wait meanwhile; refused where they would not merely wait. The keeper is first
+    /// replaced by that program too, if `keeper` says so.
+    async fn restart(&self, request: &RestartRequest) -> Result<(), ServiceError>;
 }
 
 /// The life of volumes on this node. Every call is idempotent and ends in bounded time; two calls about one volume

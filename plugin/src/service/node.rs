@@ -26,6 +26,15 @@ pub struct PoolRequest {
     pub priority: Option<IoPriority>,
 }
 
+/// How the daemon is to be started again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestartRequest {
+    /// Whether its keeper is replaced first, by the program that lies in its place now.
+    #[serde(default)]
+    pub keeper: bool,
+}
+
 /// A pool, as the faces show it. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PoolView {
@@ -59,6 +68,8 @@ pub struct PoolView {
 pub struct StatusView {
     /// Version of the daemon.
     pub version: String,
+    /// Its process, as itself sees it.
+    pub pid: u32,
     /// Name of the node.
     pub node: String,
     /// Its identity.
@@ -77,6 +88,15 @@ pub struct StatusView {
     #[serde(with = "rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub started_at: SystemTime,
+    /// Whether a keeper starts the daemon again when it dies, and keeps what containers have open meanwhile.
+    #[serde(default)]
+    pub keeper: bool,
+    /// How often the keeper has started the daemon again.
+    #[serde(default)]
+    pub restarts: u64,
+    /// Volumes that containers have open and that are not served again yet since the last restart.
+    #[serde(default)]
+    pub resuming: Vec<String>,
     /// Whether everything is all right.
     pub healthy: bool,
     /// What is wrong and what to do, one sentence each.

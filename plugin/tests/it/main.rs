@@ -26,4 +26,5 @@ mod restored;
 mod several;
 mod shelf;
 mod takeover;
+mod uninterrupted;
 mod upkeep;

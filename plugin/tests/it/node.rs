@@ -193,21 +193,69 @@ impl Node {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// The keeper's process.
+    pub(crate) fn keeper(&self) -> u32 {
         self.daemon.as_ref().expect("it runs").id()
     }
 
-    /// kill -9. Does not wait for the end: threads that hang in the dead daemon's own volumes hold it up, until the
-    /// next one aborts these.
+    /// The daemon's own process: the keeper's child.
+    pub(crate) fn pid(&self) -> u32 {
+        children_of(self.keeper())
+            .first()
+            .copied()
+            .expect("the keeper has started it")
+    }
+
+    /// kill -9 of the keeper, which the daemon does not survive. Does not wait for the end: threads that hang in the dead
+    /// daemon's own volumes hold it up, until the next one aborts these.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            daemon.kill().expect("killed");
+        if let Some(mut keeper) = self.daemon.take() {
+            let daemon = children_of(keeper.id()).first().copied();
+            keeper.kill().expect("killed");
+            let is_dead = |pid: u32| {
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                stat.rsplit_once(')')
+                    .is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+            };
             let end = Instant::now() + Duration::from_secs(1);
-            while Instant::now() < end && daemon.try_wait().is_ok_and(|ended| ended.is_none()) {
+            while Instant::now() < end
+                && !(keeper.try_wait().is_ok_and(|ended| ended.is_some()) && daemon.is_none_or(is_dead))
+            {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            std::thread::spawn(move || daemon.wait());
+            std::thread::spawn(move || keeper.wait());
         }
+    }
+
+    /// kill -9 of the daemon itself, which the keeper starts again.
+    pub(crate) fn kill_daemon(&self) {
+        if let Some(pid) = children_of(self.keeper()).first() {
+            // It may have been between two of them.
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
+    }
+
+    /// What it says of itself, once it can be asked.
+    pub(crate) fn status(&self) -> Option<Value> {
+        let output = self.cli(&["status", "--json"]);
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Waits until the keeper has started the daemon so often again, and all is served again.
+    #[track_caller]
+    pub(crate) fn resumed(&self, restarts: u64) {
+        let so = || {
+            self.status().is_some_and(|status| {
+                status["restarts"].as_u64() >= Some(restarts)
+                    && status["resuming"].as_array().is_some_and(Vec::is_empty)
+            })
+        };
+        assert!(
+            eventually(Duration::from_secs(40), so),
+            "{:?}\n{}",
+            self.status(),
+            self.log()
+        );
     }
 
     /// Ends, and says how; for a daemon that is expected to.
@@ -362,11 +410,7 @@ impl Node {
     }
 
     pub(crate) fn children(&self) -> usize {
-        let tasks = format!("/proc/{0}/task/{0}/children", self.pid());
-        fs::read_to_string(tasks)
-            .unwrap_or_default()
-            .split_whitespace()
-            .count()
+        children_of(self.pid()).len()
     }
 
     /// Resident memory of the daemon, in KiB.
@@ -406,6 +450,14 @@ impl Drop for Node {
             }
         }
     }
+}
+
+fn children_of(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
 }
 
 fn status_field(pid: u32, field: &str) -> u64 {

@@ -102,6 +102,15 @@ impl Cluster {
         self.nodes.push(node);
     }
 
+    /// Stops the store in its tracks, or lets it go on.
+    pub(crate) fn pause_store(&self, paused: bool) {
+        if paused {
+            self.etcd.server.pause();
+        } else {
+            self.etcd.server.resume();
+        }
+    }
+
     pub(crate) fn docker(&self, node: usize) -> crate::client::Docker {
         self.nodes[node].docker()
     }

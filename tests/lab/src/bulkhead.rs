@@ -3,11 +3,14 @@
 //! It owns the daemon's process, unless that is dockerd's. It must never reach into the daemon's files: what a test wants to know it asks as a user
 //! would, through the command line or through Docker.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::command::Cmd;
@@ -19,6 +22,19 @@ use crate::wait;
 
 /// How long the daemon may take until it is ready.
 const START: Duration = Duration::from_secs(30);
+
+/// Where a host has a program of its own, on its disk.
+const OWN: &str = "/var/lib/store/bin/bulkhead";
+
+/// Gives a host a copy of the program under test, which can be replaced; returns where the host sees it.
+pub fn install(host: &Host) -> Result<PathBuf> {
+    let path = host.outside(OWN);
+    let dir = path.parent().context("it is in no folder")?;
+    fs::create_dir_all(dir)?;
+    let from = programs::bulkhead()?;
+    fs::copy(&from, &path).with_context(|| format!("cannot copy {}", from.display()))?;
+    Ok(OWN.into())
+}
 
 /// A running `bulkhead daemon`.
 #[derive(Debug)]
@@ -49,7 +65,11 @@ impl Bulkhead {
 
     /// Starts the daemon with further options.
     pub fn start_with(host: &Arc<Host>, options: &[&str]) -> Result<Self> {
-        let program = programs::bulkhead()?;
+        Self::start_from(host, programs::bulkhead()?, options)
+    }
+
+    /// Starts the daemon from this program on the host.
+    pub fn start_from(host: &Arc<Host>, program: PathBuf, options: &[&str]) -> Result<Self> {
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
         let service = Self::launch(host, &program, &options)?;
         let mut daemon = Self {
@@ -72,6 +92,11 @@ impl Bulkhead {
             program: programs::bulkhead()?,
             way: Way::Plugin(plugin),
         })
+    }
+
+    /// The program, as the host sees it.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// The command line, as a user of this host would run it.
@@ -104,6 +129,28 @@ impl Bulkhead {
         }
     }
 
+    /// The process that serves the volumes: the keeper's child, or the process itself where there is no keeper. `None` while
+    /// the keeper has none.
+    pub fn daemon(&mut self) -> Result<Option<Pid>> {
+        let keeper = self.service()?.pid();
+        let child = child_of(keeper);
+        // A daemon that has no keeper starts programs, such as mkfs, but not itself.
+        Ok(child.or_else(|| (!is_keeper(keeper)).then_some(keeper)))
+    }
+
+    /// Whether the process that the test has started is a keeper.
+    pub fn is_kept(&mut self) -> Result<bool> {
+        let pid = self.service()?.pid();
+        Ok(self.daemon()? != Some(pid))
+    }
+
+    /// Kills what serves the volumes without warning, and returns at once; the keeper, if there is one, lives.
+    pub fn kill_daemon(&mut self) -> Result<Pid> {
+        let daemon = wait::until("there is a daemon to kill", START, || self.daemon())?;
+        kill(daemon, Signal::SIGKILL).with_context(|| format!("cannot kill process {daemon}"))?;
+        Ok(daemon)
+    }
+
     /// Whether its process runs; dockerd sees to it that one in a plugin does.
     pub fn is_running(&mut self) -> bool {
         match &mut self.way {
@@ -132,6 +179,16 @@ impl Bulkhead {
         Ok(())
     }
 
+    /// Sends a signal to the daemon itself, which is the child of the process that was started: its keeper.
+    pub fn signal_daemon(&mut self, signal: Signal) -> Result<()> {
+        let keeper = self.service()?.pid();
+        let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"));
+        let child = children.unwrap_or_default();
+        let child = child.split_whitespace().next().and_then(|pid| pid.parse().ok());
+        let daemon = Pid::from_raw(child.with_context(|| format!("process {keeper} has no daemon"))?);
+        kill(daemon, signal).with_context(|| format!("cannot send {signal} to {daemon}"))
+    }
+
     /// Starts it again after [`Bulkhead::kill`] or [`Bulkhead::terminate`].
     pub fn restart(&mut self) -> Result<()> {
         match &mut self.way {
@@ -140,8 +197,9 @@ impl Bulkhead {
                 service,
                 starts,
             } => {
+                // Its keeper may have started it again, too.
+                *starts = ready_lines(&self.host) + 1;
                 *service = Self::launch(&self.host, &self.program, options)?;
-                *starts += 1;
             }
             Way::Plugin(_) => bail!("dockerd starts the daemon in a managed plugin"),
         }
@@ -153,15 +211,9 @@ impl Bulkhead {
     }
 
     fn await_ready(&mut self) -> Result<()> {
-        let log = self.host.dir().join("bulkhead.log");
         if let Way::Process { service, starts, .. } = &mut self.way {
-            // Each start appends one such line to the same log.
             service.until("bulkhead is ready", START, || {
-                let text = std::fs::read(&log).unwrap_or_default();
-                let ready = String::from_utf8_lossy(&text)
-                    .matches("bulkhead is ready")
-                    .count();
-                Ok((ready >= *starts).then_some(()))
+                Ok((ready_lines(&self.host) >= *starts).then_some(()))
             })?;
         }
         let ask = self.cli("pool list");
@@ -171,6 +223,37 @@ impl Bulkhead {
             || ask.run().map(drop),
         )
     }
+}
+
+/// The child of a keeper that is a daemon.
+fn child_of(keeper: Pid) -> Option<Pid> {
+    let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).ok()?;
+    let mut children = children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok().map(Pid::from_raw));
+    children.find(|&pid| is_daemon(pid))
+}
+
+/// Whether a process is a daemon that a keeper has started, and lives.
+fn is_daemon(pid: Pid) -> bool {
+    // Nobody else hands that variable down, and a dead process has no environment.
+    let variables = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    variables
+        .split(|&byte| byte == 0)
+        .any(|one| one.starts_with(b"BULKHEAD_KEEPER="))
+}
+
+/// Whether a process is a keeper: it has one thread, a daemon never.
+fn is_keeper(pid: Pid) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() == 1)
+}
+
+/// How often a daemon on this host has been ready: each start appends one such line to the same log.
+fn ready_lines(host: &Host) -> usize {
+    let text = fs::read(host.dir().join("bulkhead.log")).unwrap_or_default();
+    String::from_utf8_lossy(&text)
+        .matches("bulkhead is ready")
+        .count()
 }
 
 impl Drop for Bulkhead {

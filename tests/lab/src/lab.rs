@@ -10,13 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use nix::sys::signal::Signal;
 
-use crate::bulkhead::Bulkhead;
+use crate::bulkhead::{self, Bulkhead};
 use crate::disk::{self, FaultyDisk};
 use crate::dockerd::Dockerd;
 use crate::host::Host;
 use crate::image;
 use crate::managed::{self, ManagedPlugin};
 use crate::node::{self, Node};
+use crate::programs;
 use crate::store::{self, StoreKind, StoreMember};
 use crate::swarm;
 use crate::switch::{Switch, address};
@@ -37,6 +38,7 @@ pub struct Plan {
     managed: bool,
     images: Vec<&'static str>,
     options: Vec<String>,
+    own_programs: bool,
 }
 
 /// Hosts on one network. Everything on them ends with this value.
@@ -77,6 +79,7 @@ impl Lab {
             managed: false,
             images: vec![image::BUSYBOX],
             options: Vec::new(),
+            own_programs: false,
         }
     }
 
@@ -210,10 +213,8 @@ impl Lab {
 impl Member {
     /// Stops the daemon in its tracks (SIGSTOP), or lets it go on.
     pub fn pause(&mut self, paused: bool) -> Result<()> {
-        self.node
-            .bulkhead
-            .service()?
-            .signal(if paused { Signal::SIGSTOP } else { Signal::SIGCONT })
+        let signal = if paused { Signal::SIGSTOP } else { Signal::SIGCONT };
+        self.node.bulkhead.signal_daemon(signal)
     }
 
     /// Starts what does not run: the daemon first, as dockerd asks it for its volumes.
@@ -303,6 +304,20 @@ impl Plan {
         self
     }
 
+    /// Gives each host a program of its own, which can be replaced.
+    #[must_use]
+    pub fn own_programs(mut self) -> Self {
+        self.own_programs = true;
+        self
+    }
+
+    /// Gives the daemons a further option that has no value.
+    #[must_use]
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.options.push(flag.to_owned());
+        self
+    }
+
     /// Starts it all, and waits until it is ready.
     pub fn start(self) -> Result<Lab> {
         if let Some(kind) = self.store {
@@ -353,16 +368,21 @@ impl Plan {
     }
 
     fn member(&self, number: u8, host: &Arc<Host>, store: Option<StoreMember>) -> Result<Member> {
-        let program = crate::programs::bulkhead()?.display().to_string();
+        let program = if self.own_programs {
+            bulkhead::install(host)?
+        } else {
+            programs::bulkhead()?
+        };
         // As a user has it.
         let install = if self.managed {
             format!(
-                "printf '%s\\n' '#!/bin/sh' 'exec {program} --socket {} \"$@\"' >/usr/local/bin/bulkhead; \
+                "printf '%s\\n' '#!/bin/sh' 'exec {} --socket {} \"$@\"' >/usr/local/bin/bulkhead; \
                  chmod 755 /usr/local/bin/bulkhead",
+                program.display(),
                 managed::SOCKET
             )
         } else {
-            format!("ln -s {program} /usr/local/bin/bulkhead")
+            format!("ln -s {} /usr/local/bin/bulkhead", program.display())
         };
         host.sh(&install).run()?;
         let disk = self.faulty.then(|| FaultyDisk::start(host)).transpose()?;
@@ -385,7 +405,7 @@ impl Plan {
             (bulkhead, dockerd)
         } else {
             let options: Vec<&str> = options.iter().map(String::as_str).collect();
-            let bulkhead = Bulkhead::start_with(host, &options)?;
+            let bulkhead = Bulkhead::start_from(host, program, &options)?;
             bulkhead.add_pool(file, &self.pool)?;
             (bulkhead, Dockerd::start(host)?)
         };

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ use serde::Deserialize;
 use crate::command::Cmd;
 use crate::host::Host;
 use crate::wait;
+
+/// How long the processes of a host may take to die by themselves.
+const DYING: Duration = Duration::from_secs(2);
 
 /// What is there at one moment, as lines that a person can read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -109,7 +113,20 @@ pub fn clear(init: u32, name: &str, dir: &Path, stop: impl FnOnce() -> Result<()
     let (known, silent) = all_loops()?;
     let mut loops: Vec<Loop> = known.into_iter().filter(|l| owner.owns(l)).collect();
     let groups = groups_of(init, name)?;
-    stop()?;
+    let connections = connections_of(init);
+    thread::scope(|scope| {
+        let (ended, wait) = channel::<()>();
+        scope.spawn(move || {
+            if wait.recv_timeout(DYING) == Err(RecvTimeoutError::Timeout) {
+                for mut abort in &connections {
+                    let _ = abort.write_all(b"1");
+                }
+            }
+        });
+        let stopped = stop();
+        drop(ended);
+        stopped
+    })?;
     // Those that answer only now: what kept them silent was this host's.
     let late = silent.iter().filter_map(|name| look_at(name));
     loops.extend(late.filter(|l| owner.owns(l)));
@@ -120,6 +137,27 @@ pub fn clear(init: u32, name: &str, dir: &Path, stop: impl FnOnce() -> Result<()
         })?;
     }
     Ok(())
+}
+
+/// What ends each FUSE connection of a host, opened before the host's end takes the way to it away.
+///
+/// The last process of a host takes its mounts with it, and writes back what is dirty in them. If that process is the one that
+/// served them, it waits for itself: the kernel closes its descriptors only after that. Somebody outside has to end it.
+fn connections_of(init: u32) -> Vec<File> {
+    let top = PathBuf::from(format!("/proc/{init}/root/sys/fs/fuse/connections"));
+    let fuse = mounts(init)
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|mount| mount.kind == "fuse" || mount.kind.starts_with("fuse."));
+    let minors = fuse.filter_map(|mount| Some(mount.device.split_once(':')?.1.to_owned()));
+    minors
+        .filter_map(|minor| {
+            File::options()
+                .write(true)
+                .open(top.join(minor).join("abort"))
+                .ok()
+        })
+        .collect()
 }
 
 /// What tells a host's loop devices from others: their file is on the host's disk, or on a file system that only this host has

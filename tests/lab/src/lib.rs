@@ -32,6 +32,7 @@
 //! | [`story`] | PostgreSQL survives the loss of its node: the founding story and its sisters |
 //! | [`supervise`] | programs for a terminal, which leave nothing behind |
 //! | [`swarm`] | Docker Swarm over them |
+//! | [`uninterrupted`] | the daemon killed again and again under load, without one I/O error |
 //!
 //! It needs root. Two rules hold everywhere: every wait has a deadline, and everything that was started ends with the value
 //! that stands for it, also when a test panics or is killed (a host's first process ends when its standard input does, and
@@ -62,6 +63,7 @@ pub mod story;
 pub mod supervise;
 pub mod swarm;
 pub mod switch;
+pub mod uninterrupted;
 pub mod wait;
 
 pub use bulkhead::Bulkhead;

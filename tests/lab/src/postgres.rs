@@ -31,11 +31,25 @@ pub struct Postgres {
     restart: &'static str,
 }
 
+/// What is said of a pgbench that did not print its sum.
+const SILENT: &str = "pgbench did not tell what it did";
+
 /// Clients that write while something is being broken.
 #[derive(Debug)]
 pub struct Load {
     bench: Service,
     journal: Service,
+}
+
+/// What a load came to that was let run to its end.
+#[derive(Debug, Default, Clone)]
+pub struct Done {
+    /// The commits that the journal was told of.
+    pub commits: BTreeSet<u64>,
+    /// pgbench's transactions that were carried out.
+    pub transactions: u64,
+    /// What failed: transactions, clients that gave up, inserts into the journal; as they told it.
+    pub failures: Vec<String>,
 }
 
 impl Postgres {
@@ -151,8 +165,13 @@ impl Postgres {
 
     /// Starts eight pgbench clients, and one that notes each commit that it was told of; they end with the connection.
     pub fn load(&self, host: &Host, name: &str) -> Result<Load> {
-        let bench = "exec pgbench -n -c 8 -j 2 -T 600";
-        let bench = host.spawn(&format!("{name}-bench"), self.client(bench))?;
+        self.load_for(host, name, Duration::from_secs(600))
+    }
+
+    /// [`Postgres::load`] for a time, after which [`Load::finish`] tells what came of it.
+    pub fn load_for(&self, host: &Host, name: &str, length: Duration) -> Result<Load> {
+        let bench = format!("exec pgbench -n -c 8 -j 2 -P 5 -T {}", length.as_secs().max(1));
+        let bench = host.spawn(&format!("{name}-bench"), self.client(&bench))?;
         // The number goes on from what is there; the line is printed when, and only when, psql was told of the commit.
         let journal = "n=$(psql -Atc 'select coalesce(max(n), 0) from journal'); \
             while :; do n=$((n + 1)); psql -qc \"insert into journal values ($n)\" && echo \"commit $n\"; done";
@@ -188,12 +207,7 @@ impl Postgres {
             .exec(&self.container, "pg_dumpall >/dev/null")
             .within(Duration::from_secs(180))
             .run()?;
-        let rows = self.sql(dockerd, "select n from journal")?;
-        let there = rows
-            .lines()
-            .map(str::parse)
-            .collect::<Result<BTreeSet<u64>, _>>()?;
-        let lost: Vec<_> = commits.difference(&there).collect();
+        let lost = self.lost(dockerd, commits)?;
         ensure!(
             lost.is_empty(),
             "{} of {} acknowledged commits are lost: {lost:?}",
@@ -201,6 +215,16 @@ impl Postgres {
             commits.len()
         );
         Ok(())
+    }
+
+    /// Which of the noted commits are not in the journal's table.
+    pub fn lost(&self, dockerd: &Dockerd, commits: &BTreeSet<u64>) -> Result<Vec<u64>> {
+        let rows = self.sql(dockerd, "select n from journal")?;
+        let there = rows
+            .lines()
+            .map(str::parse)
+            .collect::<Result<BTreeSet<u64>, _>>()?;
+        Ok(commits.difference(&there).copied().collect())
     }
 
     fn client(&self, line: &str) -> Cmd {
@@ -240,10 +264,94 @@ impl Load {
         })
     }
 
+    /// Waits until pgbench has ended by itself, ends the journal, and tells what came of both.
+    pub fn finish(mut self, patience: Duration) -> Result<Done> {
+        let status = self.bench.wait(patience);
+        self.bench.kill()?;
+        self.journal.kill()?;
+        let mut done = Done::parse(&self.bench.log());
+        let journal = self.journal.log();
+        let refused = journal.lines().filter(|line| !line.starts_with("commit "));
+        done.failures
+            .extend(refused.map(|line| format!("journal: {line}")));
+        match status {
+            Ok(status) if status.success() => {}
+            Ok(status) => done.failures.push(format!("pgbench ended with {status}")),
+            Err(error) => done.failures.push(format!("pgbench: {error:#}")),
+        }
+        done.commits = self.commits();
+        Ok(done)
+    }
+
+    /// Ends the clients while they are at work, and tells what failed until then; that one has ended before is a failure.
+    pub fn interrupt(mut self) -> Result<Done> {
+        let ran = self.bench.is_running() && self.journal.is_running();
+        self.bench.kill()?;
+        self.journal.kill()?;
+        let mut done = Done::parse(&self.bench.log());
+        // Nobody has asked it for its sum.
+        done.failures.retain(|failure| failure != SILENT);
+        if !ran {
+            done.failures.push("the clients have ended before".to_owned());
+        }
+        done.failures.extend(self.refused());
+        done.commits = self.commits();
+        Ok(done)
+    }
+
+    /// What the journal's client was told instead of a commit.
+    fn refused(&self) -> Vec<String> {
+        let said = self.journal.log();
+        let other = said.lines().filter(|line| !line.starts_with("commit "));
+        other.map(|line| format!("journal: {line}")).collect()
+    }
+
     /// Ends the clients and returns the commits that were acknowledged.
     pub fn end(mut self) -> Result<BTreeSet<u64>> {
         self.bench.kill()?;
         self.journal.kill()?;
         Ok(self.commits())
+    }
+}
+
+impl Done {
+    /// What pgbench prints.
+    fn parse(text: &str) -> Self {
+        let number = |what: &str| -> Option<u64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(what))?;
+            line.split_whitespace().next()?.parse().ok()
+        };
+        let mut done = Self {
+            transactions: number("number of transactions actually processed: ").unwrap_or(0),
+            ..Self::default()
+        };
+        match number("number of failed transactions: ") {
+            Some(0) => {}
+            Some(failed) => done.failures.push(format!("{failed} transactions failed")),
+            None => done.failures.push(SILENT.to_owned()),
+        }
+        let troubles = text.lines().filter(|line| {
+            let unwell = line.starts_with("progress: ") && !line.contains(", 0 failed");
+            unwell || line.contains("aborted") || line.contains("ERROR:") || line.contains("FATAL:")
+        });
+        done.failures.extend(troubles.map(str::to_owned));
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_pgbench_prints_tells_its_failures() {
+        let well =
+            "number of transactions actually processed: 4711\nnumber of failed transactions: 0 (0.000%)\n";
+        let done = Done::parse(well);
+        assert_eq!((done.transactions, done.failures.len()), (4711, 0));
+        let ill = "pgbench: error: client 3 aborted in command 4 (SQL) of script 0; perhaps the backend died while processing\n\
+            number of transactions actually processed: 12\nnumber of failed transactions: 2 (0.1%)\n";
+        assert_eq!(Done::parse(ill).failures.len(), 2);
+        assert_eq!(Done::parse("").failures.len(), 1, "silence is no success");
     }
 }

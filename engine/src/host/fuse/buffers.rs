@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::abi;
-use crate::host::memory::release_pages;
+use crate::host::memory::{populate_pages, release_pages};
 use crate::io::{ALIGN, AlignedBuf, Data, MAX_REQUEST};
 
 /// Where a message begins in its buffer: the headers of a write end at the first page bound.
@@ -39,7 +39,7 @@ struct State {
 /// A buffer that a thread reads into.
 pub(super) struct Scratch {
     pub(super) buf: Arc<AlignedBuf>,
-    /// Whether more than a few pages of it may be resident.
+    /// Whether all of it is resident, and not only a few pages.
     pub(super) touched: bool,
 }
 
@@ -142,6 +142,15 @@ impl Scratch {
     /// The part that a message is read into; `None` if somebody else still holds the buffer, which is a bug.
     pub(super) fn room(&mut self) -> Option<&mut [u8]> {
         Arc::get_mut(&mut self.buf).map(|buf| &mut buf[START..])
+    }
+
+    /// Makes all of it resident. The kernel ends a request with an error whose reader is killed while it has to make a page
+    /// resident for it; one that was read whole is sent again instead.
+    pub(super) fn populate(&mut self) {
+        if let Some(buf) = Arc::get_mut(&mut self.buf) {
+            populate_pages(buf);
+        }
+        self.touched = true;
     }
 
     /// Gives its pages back; it stays usable.

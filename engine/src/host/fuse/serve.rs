@@ -34,8 +34,7 @@ pub(super) struct Server {
 impl Server {
     /// Serves the message of `len` bytes that was read into `scratch`; gives the buffer back unless it went on with
     /// a write.
-    pub(super) fn serve(self: &Arc<Self>, mut scratch: Scratch, len: usize) -> Option<Scratch> {
-        scratch.touched |= len > ALIGN;
+    pub(super) fn serve(self: &Arc<Self>, scratch: Scratch, len: usize) -> Option<Scratch> {
         let (header, operation) = match parse(scratch.buf.get(START..START + len).unwrap_or_default()) {
             Ok(request) => request,
             Err(malformed @ Malformed::Headless { .. }) => {

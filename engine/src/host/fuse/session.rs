@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::{Condvar, Mutex};
 
@@ -95,16 +96,18 @@ impl FuseTransport {
     ) -> Result<Self, HostError> {
         let connection = Connection::existing(dir)?;
         let known = handover.negotiated.map_or_else(OnceLock::new, OnceLock::from);
-        let transport = Self::serve(connection, handover.descriptor, file_name, device, options, known)?;
+        let descriptor = File::from(handover.descriptor);
+        // Before anything is read: what this process reads and what comes again must not be the same request, of which the
+        // second time could be carried out, answered and followed by another before the first is.
         if handover.negotiated.is_some_and(|negotiated| negotiated.resends()) {
-            notify_resend(&transport.server.connection).doing(|| {
+            notify_resend(&descriptor).doing(|| {
                 format!(
                     "asking the kernel to send again what {} left unanswered",
                     dir.display()
                 )
             })?;
         }
-        Ok(transport)
+        Self::serve(connection, descriptor.into(), file_name, device, options, known)
     }
 
     fn serve(
@@ -116,6 +119,9 @@ impl FuseTransport {
         negotiated: OnceLock<Negotiated>,
     ) -> Result<Self, HostError> {
         let threads = options.threads.max(1);
+        // A thread that waits for a request waits where it can still give memory back, and not in the reading.
+        fcntl(&descriptor, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
+            .doing(|| format!("setting up the connection on {}", connection.dir().display()))?;
         let transport = Self {
             file: connection.dir().join(&file_name),
             server: Arc::new(Server {
@@ -247,9 +253,14 @@ fn work(server: &Arc<Server>, seat: &Seat) {
     let mut held = None;
     let mut failures = 0;
     while let Some(mut scratch) = held.take().or_else(|| server.buffers.take()) {
-        if scratch.touched && !is_request_near(&server.connection) {
+        if !is_request_near(&server.connection, scratch.touched) {
             scratch.release();
             server.buffers.trim();
+            held = Some(scratch);
+            continue;
+        }
+        if !scratch.touched {
+            scratch.populate();
         }
         match receive(&server.connection, &mut scratch) {
             // Never from /dev/fuse; from a socket in its place, that the other end is closed.
@@ -297,9 +308,15 @@ fn receive(connection: &File, scratch: &mut Scratch) -> io::Result<usize> {
     (&*connection).read(room)
 }
 
-/// Whether a request comes within the time after which memory is given back.
-fn is_request_near(connection: &File) -> bool {
+/// Waits for a request; if there is memory to be given back, for so long only. Whether there may be one: another thread may
+/// be faster.
+fn is_request_near(connection: &File, holds_memory: bool) -> bool {
     let mut wait = [PollFd::new(connection.as_fd(), PollFlags::POLLIN)];
+    let timeout = if holds_memory {
+        PollTimeout::from(IDLE_MILLIS)
+    } else {
+        PollTimeout::NONE
+    };
     // An error shows itself at the read that follows.
-    !matches!(poll(&mut wait, PollTimeout::from(IDLE_MILLIS)), Ok(0))
+    !matches!(poll(&mut wait, timeout), Ok(0))
 }

@@ -19,6 +19,9 @@ pub struct DaemonArgs {
     /// Configuration in TOML [default: /etc/bulkhead/bulkhead.toml, if it exists]
     #[arg(long, env = "BULKHEAD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Run the daemon itself, without a keeper: when it dies, what containers have open dies with it
+    #[arg(long)]
+    pub no_keeper: bool,
     /// Settings that were given as flags.
     #[command(flatten)]
     settings: SettingArgs,

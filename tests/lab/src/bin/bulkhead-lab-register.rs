@@ -1,10 +1,12 @@
-//! The register checker, as it runs in a container: see the library's module `register`.
+//! The register checker and the probe, as they run in a container: see the library's modules `register` and
+//! `uninterrupted::probe`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use bulkhead_lab::register::run::{self, Settings};
+use bulkhead_lab::uninterrupted::probe;
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -26,7 +28,9 @@ struct Cli {
 enum Command {
     /// Hold the file against the log
     Check,
-    /// The same, then write, read and flush
+    /// Write one block again and again, past every cache, and note each write that takes long
+    Probe,
+    /// As check, then write, read and flush
     Run {
         /// Writers
         #[arg(long, default_value_t = 4)]
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Check => run::check(&cli.file, &cli.log, cli.blocks).map(|violations| violations == 0),
+        Command::Probe => probe::run(&cli.file, &cli.log).map(|()| true),
         Command::Run {
             threads,
             pause,

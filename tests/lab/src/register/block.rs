@@ -8,6 +8,17 @@ pub const BLOCK: usize = 4096;
 const MAGIC: u64 = 0x4c41_4252_4547_0001;
 const SECTOR: usize = 512;
 
+/// Memory that direct I/O accepts.
+#[repr(C, align(4096))]
+pub struct Page(pub [u8; BLOCK]);
+
+impl Page {
+    /// One of zeroes.
+    pub fn new() -> Box<Self> {
+        Box::new(Self([0; BLOCK]))
+    }
+}
+
 /// What a block holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::block::{BLOCK, Content, fill, read};
+use super::block::{BLOCK, Content, Page, fill, read};
 use super::history::History;
 
 /// What to do.
@@ -45,10 +45,6 @@ pub struct Done {
     pub longest: Duration,
 }
 
-/// Memory that direct I/O accepts.
-#[repr(C, align(4096))]
-struct Page([u8; BLOCK]);
-
 struct Log(File);
 
 impl Log {
@@ -65,7 +61,7 @@ pub fn check(file: &Path, log: &Path, blocks: u64) -> Result<u64> {
     let history = History::replay(&text);
     let log = open_log(log, &text)?;
     let device = open(file)?;
-    let mut page = Box::new(Page([0; BLOCK]));
+    let mut page = Page::new();
     let mut violations = 0;
     for number in 0..blocks {
         device
@@ -162,7 +158,7 @@ struct Shared {
 impl Shared {
     fn writer(&self, run: u64, settings: &Settings, thread: u64) -> Result<()> {
         let mut rng = StdRng::seed_from_u64(settings.seed ^ (thread << 48));
-        let mut page = Box::new(Page([0; BLOCK]));
+        let mut page = Page::new();
         let own = settings.blocks / settings.threads;
         let mut counter = run << 32;
         // What this run wrote itself is known exactly.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 use bulkhead_lab::faults::{self, Campaign};
 use bulkhead_lab::supervise::supervised;
-use bulkhead_lab::{StoreKind, story};
+use bulkhead_lab::{StoreKind, story, uninterrupted};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -62,6 +62,27 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Kill the daemon again and again under fio and pgbench, and tell the pauses; an error is a failure
+    Uninterrupted {
+        /// For so many minutes
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// One host, or a cluster of three
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+        nodes: u8,
+        /// The cluster's store: etcd or consul
+        #[arg(long, default_value = "etcd")]
+        store: StoreKind,
+        /// The seed of an earlier run, to choose the same victims and moments
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Without a keeper, which has to fail: shows that what is looked for would be seen
+        #[arg(long)]
+        no_keeper: bool,
+        /// Play the cases instead: the keeper killed, a replica, a cut, upgrades; or those with this in their name
+        #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["no_keeper", "seed"])]
+        cases: Option<String>,
+    },
     /// End the cluster that runs
     Down,
     /// Enter a host of the cluster that runs
@@ -91,6 +112,23 @@ fn main() -> ExitCode {
                 repl,
                 seed: seed.unwrap_or_else(|| rand::random::<u32>().into()),
             })
+        }),
+        Command::Uninterrupted {
+            minutes,
+            nodes,
+            store,
+            seed,
+            no_keeper,
+            cases,
+        } => supervised(move || {
+            if let Some(only) = cases {
+                return uninterrupted::cases::all(store, &only);
+            }
+            let seed = seed.unwrap_or_else(|| rand::random::<u32>().into());
+            let mut campaign =
+                uninterrupted::Campaign::new(Duration::from_secs(minutes * 60), nodes, store, seed);
+            campaign.keeper = !no_keeper;
+            uninterrupted::run(&campaign).map(drop)
         }),
         Command::Down => told(play::down()),
         Command::Enter { host, command } => told(play::enter(&host, &command)),
