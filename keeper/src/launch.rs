@@ -5,17 +5,24 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
+use std::{fs, thread};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, execve, fork, getpid, getppid};
 
+use crate::clock::now;
 use crate::socket::Socket;
 use crate::{ENV_SOCKET, ENV_STATE, ENV_TRY};
 
 /// systemd's word for whom the sockets are that it has opened.
 const LISTEN_PID: &str = "LISTEN_PID";
+/// How long a keeper may take to say whether it could take over.
+const TRIAL: Duration = Duration::from_secs(5);
 
 /// What is started, and how.
 #[derive(Debug)]
@@ -148,4 +155,30 @@ fn text(text: &OsStr) -> io::Result<CString> {
 pub(crate) fn complain(what: &str) {
     use std::io::Write;
     let _ = writeln!(io::stderr(), "bulkhead keeper: {what}");
+}
+
+/// Whether one that is tried out says that it could. Ends within a bound.
+pub(crate) fn could(trial: Pid) -> bool {
+    let end = now() + TRIAL.as_millis() as u64;
+    loop {
+        match waitpid(trial, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => {}
+            Ok(WaitStatus::Exited(_, code)) => return code == 0,
+            _ => return false,
+        }
+        if now() >= end {
+            let _ = kill(trial, Signal::SIGKILL);
+            return false;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether a process is dead, but has threads that live or nobody who has taken leave of it.
+pub(crate) fn is_zombie(pid: Pid) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+    state.is_some_and(|state| state.starts_with(['Z', 'X']))
 }

@@ -2,10 +2,10 @@
 //! that it does ends at once, but for trying out a keeper that is to take its place, which has a bound.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::ExitCode;
 use std::time::Duration;
-use std::{fs, io, thread};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use crate::carry::{self, State};
 use crate::clock::now;
-use crate::launch::{Program, complain};
+use crate::launch::{Program, complain, could, is_zombie};
 use crate::pace::Pace;
 use crate::protocol::{Key, Notice, Request, VERSION};
 use crate::socket::{Received, Socket};
@@ -31,8 +31,6 @@ const LAST: u64 = 5_000;
 const GLANCE: u64 = 1_000;
 /// Messages that are taken before anything else has its turn.
 const AT_ONCE: usize = 64;
-/// How long a keeper may take to say whether it could take over.
-const TRIAL: Duration = Duration::from_secs(5);
 
 /// Runs the keeper until the daemon has ended for good; with what code.
 pub fn run() -> ExitCode {
@@ -480,29 +478,4 @@ impl Keeper {
         state.pass_on(true)?;
         Err(self.program.execute(&[(ENV_STATE, number)], Some(number)))
     }
-}
-
-/// Whether one that is tried out says that it could. Ends within a bound.
-fn could(trial: Pid) -> bool {
-    let end = now() + TRIAL.as_millis() as u64;
-    loop {
-        match waitpid(trial, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => {}
-            Ok(WaitStatus::Exited(_, code)) => return code == 0,
-            _ => return false,
-        }
-        if now() >= end {
-            let _ = kill(trial, Signal::SIGKILL);
-            return false;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn is_zombie(pid: Pid) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return false;
-    };
-    let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
-    state.is_some_and(|state| state.starts_with(['Z', 'X']))
 }
