@@ -184,18 +184,43 @@ async fn restart(
     ask_to_restart(client, running.keeper.is_some())
         .await
         .map_err(|error| error.to_string())?;
-    await_back(client, before, before.pid, running, version, begin, patience).await
+    let wanted = Wanted {
+        gone: before.pid,
+        version,
+        begin,
+        patience,
+        brisk: true,
+    };
+    await_back(client, before, running, &wanted).await
+}
+
+/// What is waited for.
+struct Wanted<'a> {
+    /// Another process than this one.
+    gone: u32,
+    /// Of this version.
+    version: &'a str,
+    /// From here on.
+    begin: Instant,
+    /// For so long.
+    patience: Duration,
+    /// Given up as soon as it does not look well: there is another program to go back to.
+    brisk: bool,
 }
 
 async fn await_back(
     client: &Client,
     before: &StatusView,
-    gone: u32,
     running: &mut Running,
-    version: &str,
-    begin: Instant,
-    patience: Duration,
+    wanted: &Wanted<'_>,
 ) -> Result<Back, String> {
+    let Wanted {
+        gone,
+        version,
+        begin,
+        patience,
+        brisk,
+    } = *wanted;
     let mut away = None;
     let mut heard = begin;
     loop {
@@ -237,11 +262,11 @@ async fn await_back(
             if !keeper.lives() {
                 return Err("the keeper has ended".to_owned());
             }
-            if keeper.in_vain() {
+            if brisk && keeper.in_vain() {
                 return Err("the daemon ends at once, again and again".to_owned());
             }
         }
-        if heard.elapsed() >= SILENCE || begin.elapsed() >= patience {
+        if (brisk && heard.elapsed() >= SILENCE) || begin.elapsed() >= patience {
             return Err(format!("after {:.0} s: {why}", begin.elapsed().as_secs_f64()));
         }
         sleep(PAUSE).await;
@@ -283,17 +308,16 @@ async fn go_back(
             0
         }
     };
+    let wanted = Wanted {
+        gone,
+        version: &before.version,
+        begin,
+        patience,
+        brisk: false,
+    };
     let back = waiting(
         "the old program is back in its place, and restarts",
-        await_back(
-            client,
-            before,
-            gone,
-            &mut running,
-            &before.version,
-            begin,
-            patience,
-        ),
+        await_back(client, before, &mut running, &wanted),
     );
     match back.await {
         Ok(back) => CliError::Failed(format!(

@@ -155,7 +155,7 @@ fn rolled_back(node: &Node, loads: &Loads, what: &str) -> Result<Figure> {
     let begin = probe::now();
     let told = upgrade(node, "--timeout 60s")?;
     ensure!(
-        told.status.code() == Some(FAILED) && told.stderr.contains("back in its place"),
+        told.status.code() == Some(FAILED) && told.stderr.contains("all is healthy again"),
         "a program that {what}: {}: {}",
         told.status,
         told.all()
