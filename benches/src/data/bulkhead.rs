@@ -9,7 +9,7 @@ use bulkhead_lab::store::StoreKind;
 use bulkhead_lab::{Bulkhead, Host, Lab};
 
 use super::cost;
-use super::target::{DISK, MOUNT, Sizes, Target};
+use super::target::{DISK, MOUNT, Sizes, Target, age};
 
 /// The volume that is measured.
 const VOLUME: &str = "target";
@@ -74,6 +74,7 @@ impl Replicated {
             .host
             .sh(&format!("mkdir -p {MOUNT}; mount --bind {at} {MOUNT}"))
             .run()?;
+        age(&target.host, MOUNT)?;
         Ok(target)
     }
 

@@ -2,6 +2,7 @@
 //! nothing of it is left on the machine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use bulkhead_lab::Host;
@@ -40,6 +41,16 @@ pub struct Sizes {
     pub volume: u32,
 }
 
+/// Writes enough metadata into a directory for its file system's journal to have been written all over: what is written for the
+/// first time allocates space below, which a file system that is some days old does not do any more.
+pub fn age(host: &Host, directory: &str) -> Result<()> {
+    let line = format!(
+        "mkdir {directory}/age; for turn in $(seq 150); do mkdir $(seq -f {directory}/age/$turn-%g 120); sync --file-system {directory}; done; \
+         rm -rf {directory}/age; sync --file-system {directory}"
+    );
+    host.sh(&line).within(Duration::from_secs(120)).run().map(drop)
+}
+
 /// A file system in a file behind a loop device, mounted on a directory of a host. Both go with the host.
 pub fn file_system(host: &Host, file: &str, gib: u32, directory: &str) -> Result<()> {
     // 4096-byte blocks, as Bulkhead's volumes have.
@@ -47,5 +58,6 @@ pub fn file_system(host: &Host, file: &str, gib: u32, directory: &str) -> Result
         "truncate -s {gib}G {file}; mkdir -p {directory}; device=$(losetup --find --show --sector-size 4096 {file}); \
          mkfs.ext4 -q -E nodiscard,lazy_itable_init=0,lazy_journal_init=0 $device; mount $device {directory}; losetup --detach $device"
     );
-    host.sh(&line).run().map(drop)
+    host.sh(&line).run()?;
+    age(host, directory)
 }

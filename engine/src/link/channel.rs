@@ -21,6 +21,8 @@ const READER_STACK: usize = 512 << 10;
 const KEEPER_STACK: usize = 128 << 10;
 /// How long a connection that takes nothing more is still read.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// Messages whose answers go together at most: the first waits for the last.
+const MOST_TOGETHER: usize = 16;
 /// A keeper that has nothing to do looks again after this time at the latest.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -34,6 +36,8 @@ pub(super) trait End: Send + Sync + 'static {
     fn next_deadline(&self, now: Instant) -> Result<Option<Instant>, CloseReason>;
     /// Ends every wait of `admit` and `deliver`.
     fn interrupt(&self);
+    /// Whether what is sent while a message is served may be held back, because another message is here already.
+    fn may_hold(&self) -> bool;
     /// The session is over. Called once.
     fn closed(&self, reason: &CloseReason);
 }
@@ -156,6 +160,26 @@ impl Channel {
     /// Sends or queues a frame; `limit` is the most that may be queued with it.
     pub(super) fn send(&self, out: Outgoing, limit: usize) -> Result<(), SendError> {
         let mut outbox = self.outbox.lock();
+        // What others send, while the reader is busy, goes at once, and takes along what was held.
+        let at_once = out.urgent || outbox.held.is_none_or(|reader| reader != thread::current().id());
+        self.push(&mut outbox, out, limit)?;
+        if at_once && !self.drain(&mut outbox) {
+            return Err(SendError::Closed(self.known_reason()));
+        }
+        Ok(())
+    }
+
+    /// Queues a frame for [`Self::send_queued`].
+    pub(super) fn queue(&self, out: Outgoing, limit: usize) -> Result<(), SendError> {
+        self.push(&mut self.outbox.lock(), out, limit)
+    }
+
+    /// Sends what is queued.
+    pub(super) fn send_queued(&self) {
+        self.drain(&mut self.outbox.lock());
+    }
+
+    fn push(&self, outbox: &mut Outbox, out: Outgoing, limit: usize) -> Result<(), SendError> {
         if outbox.closed {
             return Err(SendError::Closed(self.known_reason()));
         }
@@ -168,21 +192,35 @@ impl Channel {
             let (queued, _) = outbox.queued_and_peak();
             return Err(SendError::Full { queued, in_flight: 0 });
         }
-        let idle = outbox.is_empty();
         outbox.push(out);
-        if !idle {
-            return Ok(());
+        Ok(())
+    }
+
+    /// Writes what is queued, unless the keeper is about to; whether the socket is sound.
+    fn drain(&self, outbox: &mut Outbox) -> bool {
+        if outbox.closed || outbox.left || outbox.is_empty() {
+            return true;
         }
         match outbox.drain() {
-            Ok(Drained::Empty) => Ok(()),
+            Ok(Drained::Empty) => true,
             Ok(Drained::Left) => {
                 self.work.notify_one();
-                Ok(())
+                true
             }
             Err(error) => {
-                self.broke(error, &mut outbox);
-                Err(SendError::Closed(self.known_reason()))
+                self.broke(error, outbox);
+                false
             }
+        }
+    }
+
+    /// Holds back what this thread sends from now on, or sends what was held back. What is held goes within a second even if this
+    /// thread is stuck meanwhile: the keeper looks after it.
+    fn hold(&self, held: bool) {
+        let mut outbox = self.outbox.lock();
+        outbox.held = held.then(|| thread::current().id());
+        if !held {
+            self.drain(&mut outbox);
         }
     }
 
@@ -223,7 +261,10 @@ impl Channel {
             return;
         }
         let mut outbox = self.outbox.lock();
+        // What was held back is sent first, if the socket takes it.
+        self.drain(&mut outbox);
         if outbox.is_empty()
+            && !outbox.closed
             && let Some((code, text)) = farewell
             && let Ok(frame) = self.codec.encode_control(&Word::Farewell { code, text })
         {
@@ -243,15 +284,18 @@ impl Channel {
     }
 
     fn read(&self, mut reader: FrameReader<Heard>) {
+        let mut together = 0;
         let reason = loop {
-            if let Err(reason) = self.read_one(&mut reader) {
+            if let Err(reason) = self.read_one(&mut reader, &mut together) {
                 break reason;
             }
         };
         self.close(reason);
     }
 
-    fn read_one(&self, reader: &mut FrameReader<Heard>) -> Result<(), CloseReason> {
+    /// Reads and serves one message. `together`: how many were served since answers are held back, because the next is here
+    /// already.
+    fn read_one(&self, reader: &mut FrameReader<Heard>, together: &mut usize) -> Result<(), CloseReason> {
         let Some(head) = reader.head().map_err(read_reason)? else {
             return Err(CloseReason::Ended);
         };
@@ -260,6 +304,20 @@ impl Channel {
         if let Some(reason) = self.reason.get() {
             return Err(reason.clone());
         }
+        let goes_on = reader.has_next() && *together < MOST_TOGETHER && self.end.may_hold();
+        if goes_on && *together == 0 {
+            self.hold(true);
+        }
+        let served = self.serve(message);
+        if goes_on {
+            *together += 1;
+        } else if std::mem::take(together) > 0 {
+            self.hold(false);
+        }
+        served
+    }
+
+    fn serve(&self, message: Message<Data>) -> Result<(), CloseReason> {
         match message {
             Message::Control(Word::Ping(number)) => self.send_word(&Word::Pong(number)),
             Message::Control(Word::Pong(number)) => self.pong(number),

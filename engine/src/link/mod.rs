@@ -49,6 +49,7 @@ mod permits;
 mod primary;
 mod pulse;
 mod replica;
+mod spin;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use crate::io::Data;
 use crate::wire::Frame;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::thread::ThreadId;
 use std::time::Instant;
 
 /// Most slices in one system call: two a frame.
@@ -43,6 +44,10 @@ pub(super) struct Outbox {
     /// When the socket last took a byte, or the queue ceased to be empty.
     progress: Instant,
     pub(super) closed: bool,
+    /// What this thread sends waits for more to come; it sends it later.
+    pub(super) held: Option<ThreadId>,
+    /// The socket took less than there was: the keeper writes the rest.
+    pub(super) left: bool,
     /// The keeper is to look at its deadlines again.
     pub(super) nudged: bool,
 }
@@ -58,6 +63,8 @@ impl Outbox {
             urgent: 0,
             progress: Instant::now(),
             closed: false,
+            held: None,
+            left: false,
             nudged: false,
         }
     }
@@ -91,6 +98,12 @@ impl Outbox {
 
     /// Writes what the socket takes.
     pub(super) fn drain(&mut self) -> io::Result<Drained> {
+        let drained = self.write_all();
+        self.left = matches!(drained, Ok(Drained::Left));
+        drained
+    }
+
+    fn write_all(&mut self) -> io::Result<Drained> {
         let mut left = STRETCH;
         while !self.queue.is_empty() {
             let count = match self.write_once() {

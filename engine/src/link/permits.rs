@@ -67,6 +67,11 @@ impl Permits {
         self.given_back.notify_all();
     }
 
+    /// Bytes that are to be had now.
+    pub(super) fn free(&self) -> usize {
+        self.limit.saturating_sub(self.state.lock().used)
+    }
+
     /// Bytes held now, and the most that ever were.
     pub(super) fn used_and_peak(&self) -> (usize, usize) {
         let state = self.state.lock();

@@ -79,6 +79,19 @@ impl PrimarySession {
     /// Sends a request, to be answered `within` this time, else the session ends. Does not wait for the peer; see the
     /// head of [`crate::link`]. Requests arrive in the order of the calls, or not at all.
     pub fn request(&self, id: RequestId, request: &Request<Data>, within: Duration) -> Result<(), SendError> {
+        self.queue(id, request, within)?;
+        self.send_queued();
+        Ok(())
+    }
+
+    /// Sends what is queued. If that fails the session ends, and says so by itself.
+    pub fn send_queued(&self) {
+        self.channel.send_queued();
+    }
+
+    /// Like [`request`](Self::request), but it may wait until [`send_queued`](Self::send_queued) is called, which has to follow:
+    /// several that go together cost less.
+    pub fn queue(&self, id: RequestId, request: &Request<Data>, within: Duration) -> Result<(), SendError> {
         let config = &self.channel.config;
         let frame = self.channel.codec.encode_request(id, request)?;
         {
@@ -95,7 +108,7 @@ impl PrimarySession {
             _held: None,
             urgent: false,
         };
-        self.channel.send(out, config.queue_bytes).map_err(|error| {
+        self.channel.queue(out, config.queue_bytes).map_err(|error| {
             let mut in_flight = self.end.in_flight.lock();
             in_flight.forget(id);
             match error {
@@ -190,6 +203,10 @@ impl End for PrimaryEnd {
     }
 
     fn interrupt(&self) {}
+
+    fn may_hold(&self) -> bool {
+        false
+    }
 
     fn closed(&self, reason: &CloseReason) {
         let events = self.events.lock().take();

@@ -24,6 +24,10 @@ const BASE_COST: usize = 512;
 /// What an entry of a list takes up on the wire and decoded.
 const ENTRY_COST: usize = 32;
 
+/// Answers are held back only while there is room for two more of the largest requests and their answers: to wait for room that
+/// an answer has which is held back would be to wait for oneself.
+const ROOM_TO_HOLD: usize = 6 * MAX_DATA;
+
 /// What a replica hears of a session. One for each session, made by [`super::Gate`].
 pub trait ReplicaEvents: Send + Sync + 'static {
     /// The session is up. Whoever drops it, closes it. Called before anything else.
@@ -247,6 +251,10 @@ impl End for ReplicaEnd {
 
     fn interrupt(&self) {
         self.permits.close();
+    }
+
+    fn may_hold(&self) -> bool {
+        self.permits.free() >= ROOM_TO_HOLD
     }
 
     fn closed(&self, reason: &CloseReason) {

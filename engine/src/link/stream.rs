@@ -1,9 +1,10 @@
 //! The byte stream below a session, in two halves and a handle on both. Sets the socket's options; knows no frame.
 
 use super::LinkConfig;
+use super::spin::Spin;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::{KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout};
-use nix::sys::socket::{MsgFlags, Shutdown, sendmsg, setsockopt, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, recvmsg, sendmsg, setsockopt, shutdown};
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::net::TcpStream;
@@ -80,7 +81,10 @@ impl Stream {
         // A Unix socket takes the same calls as a TCP socket wherever this is used: receive, and its timeout.
         let reader = TcpStream::from(socket.try_clone()?);
         Ok(Self {
-            read: Box::new(SocketReader(reader)),
+            read: Box::new(SocketReader {
+                socket: reader,
+                spin: Spin::default(),
+            }),
             write: Box::new(SocketWriter(Arc::clone(&socket))),
             control: Arc::new(SocketControl(socket)),
         })
@@ -103,21 +107,37 @@ pub(super) fn set_options(socket: &TcpStream, config: &LinkConfig) -> io::Result
     Ok(())
 }
 
-struct SocketReader(TcpStream);
+struct SocketReader {
+    socket: TcpStream,
+    spin: Spin,
+}
 
 impl Read for SocketReader {
     fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
-        self.0.read(target)
+        self.read_vectored(&mut [IoSliceMut::new(target)])
     }
 
     fn read_vectored(&mut self, targets: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        self.0.read_vectored(targets)
+        let socket = self.socket.as_raw_fd();
+        let at_once = self.spin.until(|| {
+            let flags = MsgFlags::MSG_DONTWAIT;
+            match recvmsg::<()>(socket, targets, None, flags).map(|message| message.bytes) {
+                Err(nix::Error::EAGAIN) => None,
+                other => Some(other),
+            }
+        });
+        let read = match at_once {
+            Some(read) => read.map_err(io::Error::from),
+            None => self.socket.read_vectored(targets),
+        };
+        self.spin.came();
+        read
     }
 }
 
 impl ReadHalf for SocketReader {
     fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.set_read_timeout(timeout)
+        self.socket.set_read_timeout(timeout)
     }
 }
 

@@ -135,18 +135,16 @@ impl Volume {
     }
 
     /// Takes a request of the front end, whose thread may do what comes of it.
-    pub(super) fn enter(self: &Arc<Self>, disk: Disk, op: Op<Data>, pending: Pending) {
-        Round::run(disk, |round| {
-            let mut core = self.core.lock();
-            if core.abandoned {
-                drop(core);
-                let failed = VolumeTodo::Complete(pending, Err(IoError::Io));
-                round.push(Todo::Volume(Arc::clone(self), failed));
-                return;
-            }
-            let id = core.pending.insert(pending);
-            self.step_locked(&mut core, Event::Submit { id, op }, round);
-        });
+    pub(super) fn enter(self: &Arc<Self>, op: Op<Data>, pending: Pending, round: &mut Round) {
+        let mut core = self.core.lock();
+        if core.abandoned {
+            drop(core);
+            let failed = VolumeTodo::Complete(pending, Err(IoError::Io));
+            round.push(Todo::Volume(Arc::clone(self), failed));
+            return;
+        }
+        let id = core.pending.insert(pending);
+        self.step_locked(&mut core, Event::Submit { id, op }, round);
     }
 
     /// Tells the primary something, from a thread that must not wait for a disk.

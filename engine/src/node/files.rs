@@ -69,7 +69,7 @@ impl Files {
         let data = files.data.as_ref();
         let (what, outcome) = match op {
             DiskOp::Read(range) => {
-                let mut buf = AlignedBuf::zeroed(range.len as usize);
+                let mut buf = AlignedBuf::stale(range.len as usize);
                 match data.read_at_once(&mut buf, range.offset) {
                     Ok(false) => return Err(op),
                     Ok(true) => (READ, Ok(DiskDone::Data(Data::whole(buf)))),
@@ -173,7 +173,7 @@ const fn done((): ()) -> DiskDone<Data> {
 }
 
 fn read(file: &dyn BlockFile, range: ByteRange) -> io::Result<DiskDone<Data>> {
-    let mut buf = AlignedBuf::zeroed(range.len as usize);
+    let mut buf = AlignedBuf::stale(range.len as usize);
     file.read_at(&mut buf, range.offset)?;
     Ok(DiskDone::Data(Data::whole(buf)))
 }

@@ -20,6 +20,13 @@ struct Shared {
     max_bytes: usize,
 }
 
+impl Shared {
+    fn fits(&self, in_flight: &InFlight, bytes: usize) -> bool {
+        in_flight.operations == 0
+            || (in_flight.operations < self.max_operations && in_flight.bytes + bytes <= self.max_bytes)
+    }
+}
+
 /// The bound of one volume.
 #[derive(Clone, Debug)]
 pub(super) struct Permits {
@@ -52,26 +59,34 @@ impl Permits {
     pub(super) fn acquire(&self, bytes: usize, patience: Duration) -> Option<Permit> {
         let shared = &self.shared;
         let mut in_flight = shared.in_flight.lock();
-        let fits = |in_flight: &InFlight| {
-            in_flight.operations == 0
-                || (in_flight.operations < shared.max_operations
-                    && in_flight.bytes + bytes <= shared.max_bytes)
-        };
-        if !fits(&in_flight) {
+        if !shared.fits(&in_flight, bytes) {
             let until = Instant::now() + patience;
-            while !fits(&in_flight) {
-                if shared.given_back.wait_until(&mut in_flight, until).timed_out() && !fits(&in_flight) {
+            while !shared.fits(&in_flight, bytes) {
+                if shared.given_back.wait_until(&mut in_flight, until).timed_out()
+                    && !shared.fits(&in_flight, bytes)
+                {
                     return None;
                 }
             }
         }
+        Some(self.take(&mut in_flight, bytes))
+    }
+
+    /// The same, if there is room now.
+    pub(super) fn try_acquire(&self, bytes: usize) -> Option<Permit> {
+        let mut in_flight = self.shared.in_flight.lock();
+        self.shared
+            .fits(&in_flight, bytes)
+            .then(|| self.take(&mut in_flight, bytes))
+    }
+
+    fn take(&self, in_flight: &mut InFlight, bytes: usize) -> Permit {
         in_flight.operations += 1;
         in_flight.bytes += bytes;
-        drop(in_flight);
-        Some(Permit {
-            shared: shared.clone(),
+        Permit {
+            shared: self.shared.clone(),
             bytes,
-        })
+        }
     }
 
     /// Operations in flight.
@@ -105,7 +120,8 @@ mod tests {
         let second = permits.acquire(10, SOON).unwrap();
         assert!(permits.acquire(0, SOON).is_none(), "too many operations");
         drop((first, second));
-        let alone = permits.acquire(1000, SOON);
+        let alone = permits.try_acquire(1000);
+        assert!(permits.try_acquire(1).is_none(), "it goes alone");
         assert!(alone.is_some(), "one that is larger than the bound goes alone");
         assert_eq!(permits.operations(), 1);
         let waiting = permits.clone();

@@ -207,7 +207,7 @@ impl HostedReplica {
         machine.replica.handle(clock::now(), event, &mut actions);
         for action in actions.drain(..) {
             match action {
-                Action::Disk { id, op } => round.push(Todo::Disk(Arc::clone(self), id, op)),
+                Action::Disk { id, op } => round.push_disk(Arc::clone(self), id, op),
                 Action::Respond { session, id, reply } => match machine.sessions.get(&session) {
                     Some(Caller::Local(volume)) => {
                         if let Some(volume) = volume.upgrade() {

@@ -1,7 +1,7 @@
 //! A round: what one thread has to execute after it stepped a machine, and what follows from that, until nothing is left.
 //!
 //! Steps happen under the machines' locks, execution outside of them. A volume's lock may be held while a replica's is
-//! taken, never the other way round. What goes to other nodes goes before anything is done to a disk here.
+//! taken, never the other way round. What goes to other nodes, and every answer, goes before anything is done to a disk here.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -21,15 +21,17 @@ use crate::machine::{Reply, RequestId};
 /// Something to execute, outside of any lock.
 pub(super) enum Todo {
     Volume(Arc<Volume>, VolumeTodo),
-    Disk(Arc<HostedReplica>, DiskId, DiskOp<Data>),
     Answer(Arc<ReplicaSession>, RequestId, Reply<Data>),
     /// Nobody uses the replica any more, and it is in order.
     Retire(Arc<HostedReplica>),
 }
 
+/// Something to do to the disk of a replica here.
+type DiskTodo = (Arc<HostedReplica>, DiskId, DiskOp<Data>);
+
 thread_local! {
-    /// The queue of this thread's last round, for its memory.
-    static SPARE: Cell<VecDeque<Todo>> = const { Cell::new(VecDeque::new()) };
+    /// The queues of this thread's last round, for their memory.
+    static SPARE: Cell<(VecDeque<Todo>, VecDeque<DiskTodo>)> = const { Cell::new((VecDeque::new(), VecDeque::new())) };
 }
 
 /// What a round may do on its own thread.
@@ -65,6 +67,8 @@ impl Turnstile {
 pub(super) struct Round {
     disk: Disk,
     todo: VecDeque<Todo>,
+    /// After everything else, because it may take its time: an answer must not wait for a disk that hangs.
+    disks: VecDeque<DiskTodo>,
     /// Ways to other nodes on which something waits to be sent.
     sends: Vec<Arc<Way>>,
 }
@@ -72,26 +76,51 @@ pub(super) struct Round {
 impl Round {
     /// Begins with what `begin` finds to be done, and goes on until all is done.
     pub(super) fn run(disk: Disk, begin: impl FnOnce(&mut Self)) {
+        let (todo, disks) = SPARE.take();
         let mut round = Self {
             disk,
-            todo: SPARE.take(),
+            todo,
+            disks,
             sends: Vec::new(),
         };
         begin(&mut round);
+        round.finish();
+        SPARE.set((round.todo, round.disks));
+    }
+
+    /// Does what there is to do, without waiting for a disk, and goes on.
+    pub(super) fn clear(&mut self) {
+        let disk = std::mem::replace(&mut self.disk, Disk::Elsewhere);
+        self.finish();
+        self.disk = disk;
+    }
+
+    /// What may be done on this thread from now on.
+    pub(super) const fn allow(&mut self, disk: Disk) {
+        self.disk = disk;
+    }
+
+    fn finish(&mut self) {
         loop {
-            for way in std::mem::take(&mut round.sends) {
+            for way in std::mem::take(&mut self.sends) {
                 way.send_queued();
             }
-            let Some(next) = round.todo.pop_front() else {
+            if let Some(next) = self.todo.pop_front() {
+                self.execute(next);
+            } else if let Some((replica, id, op)) = self.disks.pop_front() {
+                self.execute_disk(&replica, id, op);
+            } else {
                 break;
-            };
-            round.execute(next);
+            }
         }
-        SPARE.set(round.todo);
     }
 
     pub(super) fn push(&mut self, todo: Todo) {
         self.todo.push_back(todo);
+    }
+
+    pub(super) fn push_disk(&mut self, replica: Arc<HostedReplica>, id: DiskId, op: DiskOp<Data>) {
+        self.disks.push_back((replica, id, op));
     }
 
     /// Something has been queued on this way.
@@ -104,7 +133,6 @@ impl Round {
     fn execute(&mut self, next: Todo) {
         match next {
             Todo::Volume(volume, todo) => volume.execute(todo, self),
-            Todo::Disk(replica, id, op) => self.execute_disk(&replica, id, op),
             Todo::Answer(session, id, reply) => answer(&session, id, &reply),
             Todo::Retire(replica) if self.disk == Disk::Elsewhere => {
                 let lane = replica.lanes.data.clone();
@@ -135,7 +163,7 @@ impl Round {
         let result = match replica.files.execute_at_once(op) {
             Ok(result) => result,
             // What else there is to do has to be begun first.
-            Err(op) if self.disk == Disk::MayWait && self.todo.is_empty() && replica.turnstile.enter() => {
+            Err(op) if self.disk == Disk::MayWait && self.disks.is_empty() && replica.turnstile.enter() => {
                 self.disk = Disk::MayTouch;
                 let result = replica.files.execute(op);
                 replica.turnstile.leave();

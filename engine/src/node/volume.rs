@@ -236,7 +236,9 @@ impl Volume {
         };
         let pending = Pending::new(Kind::Flush, Instant::now(), permit, Box::new(tell));
         let this = self.myself.upgrade().ok_or(IoError::Io)?;
-        this.enter(self.front(Disk::MayTouch), Op::Flush, pending);
+        Round::run(self.front(Disk::MayTouch), |round| {
+            this.enter(Op::Flush, pending, round);
+        });
         // The machine's own deadline comes first.
         done.recv_timeout(self.io_timeout + GRACE)
             .unwrap_or(Err(IoError::Io))
@@ -406,6 +408,35 @@ impl BlockDevice for Volume {
     }
 
     fn submit(&self, op: BlockOp, done: Completion) {
+        let mut one = Some((op, done));
+        self.submit_all(&mut || one.take());
+    }
+
+    fn submit_all(&self, next: &mut dyn FnMut() -> Option<(BlockOp, Completion)>) {
+        let Some(this) = self.myself.upgrade() else {
+            while let Some((_, done)) = next() {
+                done(Err(IoError::Io));
+            }
+            return;
+        };
+        Round::run(self.front(Disk::MayTouch), |round| {
+            let mut entered = 0;
+            while let Some((op, done)) = next() {
+                if let Some((op, pending)) = self.admit(op, done, round) {
+                    this.enter(op, pending, round);
+                    entered += 1;
+                }
+            }
+            if entered == 1 {
+                round.allow(self.front(Disk::MayWait));
+            }
+        });
+    }
+}
+
+impl Volume {
+    /// Takes a permit for a request; one that is not admitted is answered.
+    fn admit(&self, op: BlockOp, done: Completion, round: &mut Round) -> Option<(Op<Data>, Pending)> {
         let (kind, op, in_memory) = match op {
             BlockOp::Read(range) => (Kind::Read(range.len), Op::Read(range), range.len),
             BlockOp::Write { offset, data } => {
@@ -424,20 +455,20 @@ impl BlockDevice for Volume {
         if !sound {
             self.counters.failed(false);
             done(Err(IoError::Invalid));
-            return;
+            return None;
         }
         let since = Instant::now();
-        let permit = self.permits.acquire(in_memory as usize, self.io_timeout);
-        let (Some(permit), Some(this)) = (permit, self.myself.upgrade()) else {
+        let permit = self.permits.try_acquire(in_memory as usize).or_else(|| {
+            // What it waits for may be what this round is about to do.
+            round.clear();
+            self.permits.acquire(in_memory as usize, self.io_timeout)
+        });
+        let Some(permit) = permit else {
             self.counters.failed(false);
             done(Err(IoError::Io));
-            return;
+            return None;
         };
-        this.enter(
-            self.front(Disk::MayWait),
-            op,
-            Pending::new(kind, since, permit, done),
-        );
+        Some((op, Pending::new(kind, since, permit, done)))
     }
 }
 

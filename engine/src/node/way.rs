@@ -19,6 +19,9 @@ use crate::link::{
 use crate::machine::primary::Event;
 use crate::machine::{Reply, Request, RequestId, SessionId};
 
+/// Requests that go into the socket together at most.
+const TOGETHER: usize = 32;
+
 struct Out {
     session: SessionId,
     id: RequestId,
@@ -92,7 +95,8 @@ impl Way {
                 // Whoever has it looks again after giving it back.
                 return;
             };
-            loop {
+            let mut last: Option<Arc<PrimarySession>> = None;
+            for count in 1.. {
                 let mut state = self.state.lock();
                 let Some(out) = state.queue.pop_front() else {
                     break;
@@ -103,9 +107,18 @@ impl Way {
                     .find(|session| session.id() == out.session)
                     .cloned();
                 drop(state);
-                if let Some(session) = session {
-                    self.send(&session, &out);
+                if let Some(before) = &last
+                    && (count % TOGETHER == 0 || session.as_ref().is_none_or(|now| now.id() != before.id()))
+                {
+                    before.send_queued();
                 }
+                if let Some(session) = &session {
+                    self.hand_over(session, &out);
+                }
+                last = session;
+            }
+            if let Some(last) = last {
+                last.send_queued();
             }
             drop(sending);
             if self.state.lock().queue.is_empty() {
@@ -114,8 +127,8 @@ impl Way {
         }
     }
 
-    fn send(&self, session: &PrimarySession, out: &Out) {
-        match session.request(out.id, &out.request, self.within) {
+    fn hand_over(&self, session: &PrimarySession, out: &Out) {
+        match session.queue(out.id, &out.request, self.within) {
             // Nothing that comes later may arrive where this did not: the session is over, and everything is sent again.
             Err(
                 error @ (SendError::Full { .. }

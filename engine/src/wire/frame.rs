@@ -72,6 +72,11 @@ impl Header {
         Ok(header)
     }
 
+    /// Bytes of the whole frame.
+    pub const fn frame_len(&self) -> usize {
+        HEADER_LEN + self.meta_len as usize + self.data_len as usize
+    }
+
     /// That its lengths are within the bounds of its type.
     pub(super) fn check_bounds(&self) -> Result<(), WireError> {
         let bounds = [

@@ -1,14 +1,13 @@
-//! Frames out of a byte stream. Data goes straight into a page-aligned buffer: all but the few hundred bytes that were
-//! read ahead is moved once, by the kernel. Never asks for more memory than a frame's checked head allows.
+//! Frames out of a byte stream. Small ones are read many at a time and moved once more, which costs less than asking the kernel for
+//! each; of a large one's data all but what was read ahead goes straight into its page-aligned buffer. Never asks for more memory than a frame's checked head allows.
 
 use super::{Codec, HEADER_LEN, Header, Message, WireError};
 use crate::io::{AlignedBuf, Data};
 use std::io::{self, IoSliceMut, Read};
 use thiserror::Error;
 
-/// Bytes read ahead: the head and metadata of most frames, or a dozen plain answers. It is also the most that is
-/// moved twice of a frame's data.
-const AHEAD: usize = 512;
+/// Bytes read ahead: seven writes of 4 KiB. It is also the most that is moved twice of a frame's data.
+const AHEAD: usize = 32 << 10;
 /// A buffer for metadata larger than this is given back after use.
 const KEEP_META: usize = 4096;
 
@@ -41,7 +40,7 @@ impl Head {
 pub struct FrameReader<R> {
     stream: R,
     codec: Codec,
-    ahead: [u8; AHEAD],
+    ahead: Box<[u8]>,
     start: usize,
     end: usize,
     meta: Vec<u8>,
@@ -49,11 +48,11 @@ pub struct FrameReader<R> {
 
 impl<R: Read> FrameReader<R> {
     /// Takes frames out of `stream`, which stands at the start of one.
-    pub const fn new(stream: R, codec: Codec) -> Self {
+    pub fn new(stream: R, codec: Codec) -> Self {
         Self {
             stream,
             codec,
-            ahead: [0; AHEAD],
+            ahead: vec![0; AHEAD].into_boxed_slice(),
             start: 0,
             end: 0,
             meta: Vec::new(),
@@ -93,7 +92,7 @@ impl<R: Read> FrameReader<R> {
         let data = match header.data_len as usize {
             0 => None,
             len => {
-                let mut buffer = AlignedBuf::zeroed(len);
+                let mut buffer = AlignedBuf::stale(len);
                 self.fill(&mut buffer)?;
                 Some(Data::whole(buffer))
             }
@@ -103,6 +102,15 @@ impl<R: Read> FrameReader<R> {
             self.meta = meta;
         }
         Ok(message)
+    }
+
+    /// Whether the next frame is here already, whole.
+    pub fn has_next(&self) -> bool {
+        let ahead = &self.ahead[self.start..self.end];
+        // What is not a head is for `head` to refuse; it does not wait for that.
+        ahead
+            .first_chunk::<HEADER_LEN>()
+            .is_some_and(|head| Header::decode(head).is_ok_and(|header| header.frame_len() <= ahead.len()))
     }
 
     /// The next message; nothing if the stream ends in front of it.

@@ -61,21 +61,22 @@ impl Buffers {
             if state.closed {
                 return None;
             }
-            if let Some(buf) = state.reuse() {
-                return Some(Scratch { buf, touched: true });
-            }
-            if state.total < self.most {
-                state.total += 1;
-                let buf = Arc::new(AlignedBuf::zeroed(ALIGN + MAX_REQUEST));
-                let mut scratch = Scratch { buf, touched: false };
-                // Zeroing it has made all of it resident, and most volumes never need most of it.
-                scratch.release();
+            if let Some(scratch) = state.at_hand(self.most) {
                 return Some(scratch);
             }
             // A buffer comes free when its last holder drops it, which nobody is told of if that is not the
             // answer to the kernel; hence look again after a moment.
             self.freed.wait_for(&mut state, Duration::from_millis(5));
         }
+    }
+
+    /// A buffer to read into, if one is to be had without waiting.
+    pub(super) fn try_take(&self) -> Option<Scratch> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return None;
+        }
+        state.at_hand(self.most)
     }
 
     /// The bytes of a write, and the buffer to read the next request into if this one was not passed on with them.
@@ -127,8 +128,20 @@ impl Buffers {
 }
 
 impl State {
-    fn reuse(&mut self) -> Option<Arc<AlignedBuf>> {
-        self.free.pop().or_else(|| self.reclaim())
+    /// One that is free, or a new one if there may be one more than there are.
+    fn at_hand(&mut self, most: usize) -> Option<Scratch> {
+        if let Some(buf) = self.free.pop().or_else(|| self.reclaim()) {
+            return Some(Scratch { buf, touched: true });
+        }
+        if self.total >= most {
+            return None;
+        }
+        self.total += 1;
+        let buf = Arc::new(AlignedBuf::zeroed(ALIGN + MAX_REQUEST));
+        let mut scratch = Scratch { buf, touched: false };
+        // Zeroing it has made all of it resident, and most volumes never need most of it.
+        scratch.release();
+        Some(scratch)
     }
 
     /// A lent buffer that only this list still holds.

@@ -11,6 +11,7 @@
 //! | [`request`] | bytes of a request to a typed operation; pure |
 //! | [`reply`] | the answer, exactly one for each request |
 //! | [`buffers`] | where requests are read into |
+//! | [`inbox`] | how a thread gets at requests, and waits for them |
 //! | [`serve`] | what each operation does |
 //! | [`session`] | the threads |
 //! | [`mount`] | the mount and the connection, and how they end |
@@ -19,6 +20,7 @@
 pub mod abi;
 mod buffers;
 mod control;
+mod inbox;
 pub mod mount;
 pub mod reply;
 pub mod request;

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
 
 use super::abi;
+use crate::geometry::ByteRange;
 use crate::io::IoError;
 
 /// The right, and the duty, to answer one request. Dropped without an answer, it answers EIO, so that no fault of
@@ -38,6 +39,18 @@ impl Reply {
         if let Some(connection) = self.connection.take() {
             send_error(&connection, self.unique, errno);
         }
+    }
+
+    /// Answers a read of this range.
+    pub fn read(self, data: &[u8], range: ByteRange) {
+        if data.len() as u64 == range.len {
+            return self.ok(data);
+        }
+        tracing::error!(
+            ?range,
+            "the device answered a read with other bytes than asked for"
+        );
+        self.error(libc::EIO);
     }
 
     /// Answers with the outcome of a block request that returns no bytes; `body` if it went well.

@@ -1,5 +1,6 @@
 //! What each operation on the volume's file does: the way from a request to the block device and back.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::{Arc, OnceLock};
 
@@ -11,7 +12,7 @@ use super::reply::Reply;
 use super::request::{Header, Malformed, Operation, parse};
 use crate::geometry::{ByteRange, SECTOR};
 use crate::host::transport::Negotiated;
-use crate::io::{ALIGN, BlockDevice, BlockOp, Data, IoError, MAX_REQUEST};
+use crate::io::{ALIGN, BlockDevice, BlockOp, Completion, Data, IoError, MAX_REQUEST};
 
 /// The kernel's cached attributes hold for good: the size is fixed while the volume is open, and a later question
 /// about them could meet a server that does not answer.
@@ -31,10 +32,18 @@ pub(super) struct Server {
     pub(super) max_background: u16,
 }
 
+/// What a request asks of the block device, and how it is answered then.
+pub(super) type Asked = (BlockOp, Completion);
+
 impl Server {
-    /// Serves the message of `len` bytes that was read into `scratch`; gives the buffer back unless it went on with
-    /// a write.
-    pub(super) fn serve(self: &Arc<Self>, scratch: Scratch, len: usize) -> Option<Scratch> {
+    /// Serves the message of `len` bytes that was read into `scratch`: answers it, or adds to `asked` what the block device
+    /// has to do. Gives the buffer back unless it goes on with a write.
+    pub(super) fn serve(
+        self: &Arc<Self>,
+        scratch: Scratch,
+        len: usize,
+        asked: &mut VecDeque<Asked>,
+    ) -> Option<Scratch> {
         let (header, operation) = match parse(scratch.buf.get(START..START + len).unwrap_or_default()) {
             Ok(request) => request,
             Err(malformed @ Malformed::Headless { .. }) => {
@@ -50,7 +59,7 @@ impl Server {
         match operation {
             Operation::Write { offset, payload } => {
                 let (data, rest) = self.buffers.payload(scratch, payload);
-                self.write(self.reply(header.unique), offset, data);
+                asked.extend(self.write(self.reply(header.unique), offset, data));
                 return rest;
             }
             Operation::Lookup { name } => {
@@ -59,6 +68,11 @@ impl Server {
                 self.lookup(header, known);
             }
             Operation::Silent => {}
+            Operation::Read(range) => asked.extend(self.read(self.reply(header.unique), range)),
+            Operation::Fsync => asked.push_back(flush(self.reply(header.unique))),
+            Operation::Fallocate { range, mode } => {
+                self.fallocate(self.reply(header.unique), range, mode, asked);
+            }
             other => self.answer(header, other),
         }
         Some(scratch)
@@ -75,15 +89,15 @@ impl Server {
             }
             Operation::SetAttr { .. } => reply.error(libc::EPERM),
             Operation::Open => reply.ok(&open_out()),
-            Operation::Read(range) => self.read(reply, range),
-            Operation::Fsync => self.flush(reply),
-            Operation::Fallocate { range, mode } => self.fallocate(reply, range, mode),
             Operation::StatFs => reply.ok(&self.statfs()),
             Operation::Release | Operation::Destroy => reply.done(),
-            // Write and Lookup were taken care of by the caller, which has the bytes.
-            Operation::Write { .. } | Operation::Lookup { .. } | Operation::Silent => {
-                reply.error(libc::EINVAL)
-            }
+            // These were taken care of by the caller.
+            Operation::Write { .. }
+            | Operation::Read(_)
+            | Operation::Fsync
+            | Operation::Fallocate { .. }
+            | Operation::Lookup { .. }
+            | Operation::Silent => reply.error(libc::EINVAL),
             Operation::Other(_) => reply.error(libc::ENOSYS),
         }
     }
@@ -164,59 +178,44 @@ impl Server {
         out
     }
 
-    fn read(self: &Arc<Self>, reply: Reply, range: ByteRange) {
+    fn read(&self, reply: Reply, range: ByteRange) -> Option<Asked> {
         let size = self.device.size();
         let range = ByteRange::new(range.offset, range.end().min(size).saturating_sub(range.offset));
         if range.is_empty() {
-            return reply.done();
+            reply.done();
+            return None;
         }
         if !on_sectors(range) || range.len > MAX_REQUEST as u64 {
-            return reply.error(libc::EINVAL);
+            reply.error(libc::EINVAL);
+            return None;
         }
-        self.device.submit(
-            BlockOp::Read(range),
-            Box::new(move |outcome| match outcome {
-                Ok(Some(data)) if data.len() as u64 == range.len => reply.ok(&data),
-                Ok(_) => {
-                    tracing::error!(
-                        ?range,
-                        "the device answered a read with other bytes than asked for"
-                    );
-                    reply.error(libc::EIO);
-                }
-                Err(error) => reply.outcome(Err(error), &[]),
-            }),
-        );
+        let done = move |outcome: Result<Option<Data>, IoError>| match outcome {
+            Ok(Some(data)) => reply.read(&data, range),
+            Ok(None) => reply.read(&[], range),
+            Err(error) => reply.outcome(Err(error), &[]),
+        };
+        Some((BlockOp::Read(range), Box::new(done)))
     }
 
-    fn write(self: &Arc<Self>, reply: Reply, offset: u64, data: Option<Data>) {
-        let Some(data) = data else {
-            return reply.error(libc::EINVAL);
+    fn write(self: &Arc<Self>, reply: Reply, offset: u64, data: Option<Data>) -> Option<Asked> {
+        let range = ByteRange::new(offset, data.as_ref().map_or(0, |data| data.len() as u64));
+        let Some(data) =
+            data.filter(|_| !range.is_empty() && on_sectors(range) && range.end() <= self.device.size())
+        else {
+            reply.error(libc::EINVAL);
+            return None;
         };
-        let range = ByteRange::new(offset, data.len() as u64);
-        if range.is_empty() || !on_sectors(range) || range.end() > self.device.size() {
-            return reply.error(libc::EINVAL);
-        }
         let mut written = [0; 8];
         put32(&mut written, 0, data.len() as u32);
         let server = self.clone();
-        self.device.submit(
-            BlockOp::Write { offset, data },
-            Box::new(move |outcome| {
-                reply.outcome(outcome.map(drop), &written);
-                server.buffers.notify();
-            }),
-        );
+        let done = move |outcome: Result<Option<Data>, IoError>| {
+            reply.outcome(outcome.map(drop), &written);
+            server.buffers.notify();
+        };
+        Some((BlockOp::Write { offset, data }, Box::new(done)))
     }
 
-    fn flush(&self, reply: Reply) {
-        self.device.submit(
-            BlockOp::Flush,
-            Box::new(move |outcome| reply.outcome(outcome.map(drop), &[])),
-        );
-    }
-
-    fn fallocate(&self, reply: Reply, range: ByteRange, mode: u32) {
+    fn fallocate(&self, reply: Reply, range: ByteRange, mode: u32, asked: &mut VecDeque<Asked>) {
         let zeroes = matches!(
             mode & !abi::FALLOC_KEEP_SIZE,
             abi::FALLOC_PUNCH_HOLE | abi::FALLOC_ZERO_RANGE
@@ -233,36 +232,34 @@ impl Server {
         if range.is_empty() {
             return reply.done();
         }
-        self.zero(reply, range);
+        zero(reply, range, asked);
     }
+}
 
-    /// All pieces at once: one after the other would nest as deep as there are pieces when each completes at once.
-    fn zero(&self, reply: Reply, range: ByteRange) {
-        let piece = range
-            .len
-            .div_ceil(ZERO_PIECES)
-            .next_multiple_of(ALIGN as u64)
-            .max(ZERO_PIECE);
-        let pieces = Arc::new(Mutex::new(Pieces {
-            left: range.len.div_ceil(piece),
-            outcome: Ok(()),
-            reply: Some(reply),
-        }));
-        let mut offset = range.offset;
-        while offset < range.end() {
-            let part = ByteRange::new(offset, piece.min(range.end() - offset));
-            let pieces = pieces.clone();
-            self.device.submit(
-                BlockOp::Zero(part),
-                Box::new(move |outcome| {
-                    let last = pieces.lock().ended(outcome.map(drop));
-                    if let Some((reply, outcome)) = last {
-                        reply.outcome(outcome, &[]);
-                    }
-                }),
-            );
-            offset = part.end();
-        }
+/// All pieces at once: one after the other would nest as deep as there are pieces when each completes at once.
+fn zero(reply: Reply, range: ByteRange, asked: &mut VecDeque<Asked>) {
+    let piece = range
+        .len
+        .div_ceil(ZERO_PIECES)
+        .next_multiple_of(ALIGN as u64)
+        .max(ZERO_PIECE);
+    let pieces = Arc::new(Mutex::new(Pieces {
+        left: range.len.div_ceil(piece),
+        outcome: Ok(()),
+        reply: Some(reply),
+    }));
+    let mut offset = range.offset;
+    while offset < range.end() {
+        let part = ByteRange::new(offset, piece.min(range.end() - offset));
+        let pieces = pieces.clone();
+        let done = move |outcome: Result<Option<Data>, IoError>| {
+            let last = pieces.lock().ended(outcome.map(drop));
+            if let Some((reply, outcome)) = last {
+                reply.outcome(outcome, &[]);
+            }
+        };
+        asked.push_back((BlockOp::Zero(part), Box::new(done)));
+        offset = part.end();
     }
 }
 
@@ -283,6 +280,11 @@ impl Pieces {
         }
         self.reply.take().map(|reply| (reply, self.outcome))
     }
+}
+
+fn flush(reply: Reply) -> Asked {
+    let done = move |outcome: Result<Option<Data>, IoError>| reply.outcome(outcome.map(drop), &[]);
+    (BlockOp::Flush, Box::new(done))
 }
 
 fn on_sectors(range: ByteRange) -> bool {

@@ -94,8 +94,12 @@ impl Fixture {
     fn serve(&self, message: &[u8]) {
         let mut scratch = self.server.buffers.take().expect("a buffer");
         scratch.room().expect("nobody else's")[..message.len()].copy_from_slice(message);
-        if let Some(scratch) = self.server.serve(scratch, message.len()) {
+        let mut asked = VecDeque::new();
+        if let Some(scratch) = self.server.serve(scratch, message.len(), &mut asked) {
             self.server.buffers.give_back(scratch);
+        }
+        for (op, done) in asked {
+            self.server.device.submit(op, done);
         }
     }
 

@@ -1,7 +1,6 @@
 //! The threads that serve one volume's file, and the transport that an attachment holds.
 
 use std::fs::File;
-use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,24 +9,20 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::{Condvar, Mutex};
 
-use super::buffers::{Buffers, Scratch};
+use super::buffers::Buffers;
+use super::inbox::Inbox;
 use super::mount::Connection;
 use super::reply::notify_resend;
 use super::serve::Server;
 use crate::host::bounded::Deadline;
 use crate::host::error::{Doing, HostError};
 use crate::host::transport::{Handover, Negotiated, Transport};
-use crate::io::{BlockDevice, MAX_REQUEST};
+use crate::io::BlockDevice;
 
 /// Room for the volume's state machine, which runs on these threads.
 const STACK: usize = 512 << 10;
-/// After a large write, a thread waits this long for the next request before it gives the buffer's pages back.
-const IDLE_MILLIS: u16 = 1000;
-/// This many reads in a row that fail for no known reason end the connection.
-const MOST_FAILURES: u32 = 1000;
 
 /// How a volume's file is served.
 #[derive(Clone, Copy, Debug)]
@@ -248,75 +243,18 @@ impl Drop for Seat {
     }
 }
 
-/// Reads and serves requests until the connection ends.
+/// Serves requests until the connection ends.
 fn work(server: &Arc<Server>, seat: &Seat) {
-    let mut held = None;
-    let mut failures = 0;
-    while let Some(mut scratch) = held.take().or_else(|| server.buffers.take()) {
-        if !is_request_near(&server.connection, scratch.touched) {
-            scratch.release();
-            server.buffers.trim();
-            held = Some(scratch);
-            continue;
-        }
-        if !scratch.touched {
-            scratch.populate();
-        }
-        match receive(&server.connection, &mut scratch) {
-            // Never from /dev/fuse; from a socket in its place, that the other end is closed.
-            Ok(0) => {
-                server.buffers.give_back(scratch);
-                return;
-            }
-            Ok(len) => {
-                failures = 0;
-                held = server.serve(scratch, len);
-            }
-            // Unmounted or aborted.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ECONNABORTED)) => {
-                server.buffers.give_back(scratch);
-                return;
-            }
-            Err(error) => {
-                held = Some(scratch);
-                // A request that was given up while it was being read (ENOENT) or a signal: nothing to it.
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::ENOENT | libc::EINTR | libc::EAGAIN)
-                ) {
-                    continue;
-                }
-                failures += 1;
-                tracing::error!(%error, failures, "reading a FUSE request");
-                if failures == MOST_FAILURES {
-                    return seat.give_up("no request can be read any more");
-                }
-                thread::sleep(Duration::from_millis(1));
-            }
-        }
-    }
-}
-
-fn receive(connection: &File, scratch: &mut Scratch) -> io::Result<usize> {
-    let room = scratch
-        .room()
-        .ok_or_else(|| io::Error::other("the buffer is still in use"))?;
-    debug_assert!(
-        room.len() >= MAX_REQUEST + 80,
-        "the kernel refuses to fill a smaller buffer"
-    );
-    (&*connection).read(room)
-}
-
-/// Waits for a request; if there is memory to be given back, for so long only. Whether there may be one: another thread may
-/// be faster.
-fn is_request_near(connection: &File, holds_memory: bool) -> bool {
-    let mut wait = [PollFd::new(connection.as_fd(), PollFlags::POLLIN)];
-    let timeout = if holds_memory {
-        PollTimeout::from(IDLE_MILLIS)
-    } else {
-        PollTimeout::NONE
+    let mut inbox = match Inbox::new(server) {
+        Ok(inbox) => inbox,
+        Err(error) => return seat.give_up(&format!("no request can be waited for: {error}")),
     };
-    // An error shows itself at the read that follows.
-    !matches!(poll(&mut wait, timeout), Ok(0))
+    while !inbox.is_over() {
+        inbox.begin();
+        server.device.submit_all(&mut || inbox.next());
+        inbox.wait();
+    }
+    if inbox.is_broken() {
+        seat.give_up("no request can be read any more");
+    }
 }
