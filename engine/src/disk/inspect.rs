@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use super::DiskError;
 use super::block_file::BlockFile;
-use super::os_file::Caching;
-use super::replica_dir::{DATA_FILE, META_FILE, lock, open_file, read_image};
+use super::os_file::{Caching, Lock};
+use super::replica_dir::{DATA_FILE, META_FILE, open_file, read_image};
 use crate::format::Superblock;
 use crate::ids::Tick;
 
@@ -47,7 +47,9 @@ pub struct Inspection {
 /// Reads the replica in `dir`.
 pub fn inspect(dir: &Path) -> Result<Inspection, DiskError> {
     let meta = open_file(dir, META_FILE, Caching::PageCache)?;
-    let in_use = !lock(meta.file(), libc::F_RDLCK).map_err(DiskError::io("cannot lock", dir))?;
+    let in_use = !meta
+        .lock(Lock::Shared)
+        .map_err(DiskError::io("cannot lock", dir))?;
     let data = open_file(dir, DATA_FILE, Caching::PageCache)?;
     let mut image = read_image(&meta, dir);
     // The owner may be writing just what is being read; a sector that is damaged stays so.

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::unistd::{Whence, lseek64};
 
 use super::block_file::BlockFile;
@@ -25,6 +25,15 @@ pub enum Caching {
     Direct,
 }
 
+/// How a file is locked against others, in this process and outside of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lock {
+    /// With others that only look.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
 /// A file of the operating system.
 #[derive(Debug)]
 pub struct OsFile {
@@ -32,6 +41,7 @@ pub struct OsFile {
     direct: bool,
     /// Whether the file system can say that a read would wait; assumed until it has said that it cannot.
     tells_misses: AtomicBool,
+    is_locked: AtomicBool,
 }
 
 impl OsFile {
@@ -54,6 +64,7 @@ impl OsFile {
             file,
             direct,
             tells_misses: AtomicBool::new(true),
+            is_locked: AtomicBool::new(false),
         }
     }
 
@@ -76,7 +87,31 @@ impl OsFile {
         usize::try_from(read).map_err(|_| io::Error::last_os_error())
     }
 
-    /// The open file, for locks.
+    /// Takes an open-file-description lock on the whole file; whether it got it. The lock ends with this value, and
+    /// by the kernel's hand with the process, also by a kill -9.
+    pub(super) fn lock(&self, lock: Lock) -> io::Result<bool> {
+        let kind = match lock {
+            Lock::Shared => libc::F_RDLCK,
+            Lock::Exclusive => libc::F_WRLCK,
+        };
+        let taken = self.set_lock(kind)?;
+        self.is_locked.fetch_or(taken, Ordering::Relaxed);
+        Ok(taken)
+    }
+
+    fn set_lock(&self, kind: i32) -> io::Result<bool> {
+        // SAFETY: all-zero is a valid `flock`, plain integers.
+        let mut whole: libc::flock = unsafe { std::mem::zeroed() };
+        whole.l_type = kind as libc::c_short;
+        whole.l_whence = libc::SEEK_SET as libc::c_short;
+        match fcntl(self.file.as_fd(), FcntlArg::F_OFD_SETLK(&whole)) {
+            Ok(_) => Ok(true),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The open file, for a look at it.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
@@ -95,6 +130,16 @@ impl OsFile {
             at += len;
         }
         Ok(())
+    }
+}
+
+impl Drop for OsFile {
+    fn drop(&mut self) {
+        // A child that has just been forked has the file open as well until it executes its program: closing alone
+        // would leave the lock with it, and who opens the replica next would find it in use.
+        if *self.is_locked.get_mut() {
+            let _ = self.set_lock(libc::F_UNLCK);
+        }
     }
 }
 

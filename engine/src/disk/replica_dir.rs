@@ -5,17 +5,16 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, RenameFlags, fcntl, renameat2};
+use nix::fcntl::{RenameFlags, renameat2};
 
 use super::DiskError;
 use super::block_file::BlockFile;
-use super::os_file::{Caching, OsFile};
+use super::os_file::{Caching, Lock, OsFile};
 use crate::format::{
     FormatError, MetaImage, MetaLayout, ReplicaIdentity, SUPERBLOCKS_LEN, Slots, Superblock,
 };
@@ -155,8 +154,10 @@ fn build(dir: &Path, identity: ReplicaIdentity, geometry: Geometry) -> Result<()
 /// Opens the replica in `dir`, if it is the expected one and nobody else has it open.
 pub fn open(dir: &Path, expected: &ReplicaIdentity, caching: Caching) -> Result<ReplicaFiles, DiskError> {
     let meta = open_file(dir, META_FILE, Caching::PageCache)?;
-    // The lock belongs to the open file: it goes when the last descriptor is closed, also by a kill -9.
-    if !lock(meta.file(), libc::F_WRLCK).map_err(DiskError::io("cannot lock", dir))? {
+    if !meta
+        .lock(Lock::Exclusive)
+        .map_err(DiskError::io("cannot lock", dir))?
+    {
         return Err(DiskError::InUse(dir.to_owned()));
     }
     // The lock may be on a file that was removed between the two calls.
@@ -173,7 +174,10 @@ pub fn delete(dir: &Path) -> Result<bool, DiskError> {
     let going = sibling(dir, DELETING)?;
     let locked = match open_file(dir, META_FILE, Caching::PageCache) {
         Ok(meta) => {
-            if !lock(meta.file(), libc::F_WRLCK).map_err(DiskError::io("cannot lock", dir))? {
+            if !meta
+                .lock(Lock::Exclusive)
+                .map_err(DiskError::io("cannot lock", dir))?
+            {
                 return Err(DiskError::InUse(dir.to_owned()));
             }
             Some(meta)
@@ -227,19 +231,6 @@ pub(super) fn open_file(dir: &Path, name: &str, caching: Caching) -> Result<OsFi
         io::ErrorKind::NotFound => DiskError::Missing(dir.to_owned()),
         _ => DiskError::io("cannot open", &path)(error),
     })
-}
-
-/// Takes an open-file-description lock on the whole file; whether it got it.
-pub(super) fn lock(file: &File, kind: i32) -> io::Result<bool> {
-    // SAFETY: all-zero is a valid `flock`, plain integers.
-    let mut whole: libc::flock = unsafe { std::mem::zeroed() };
-    whole.l_type = kind as libc::c_short;
-    whole.l_whence = libc::SEEK_SET as libc::c_short;
-    match fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&whole)) {
-        Ok(_) => Ok(true),
-        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
 }
 
 fn is_still_at(file: &File, path: &Path) -> io::Result<bool> {
