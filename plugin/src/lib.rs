@@ -8,6 +8,7 @@
 //! | [`http`] | sockets that speak HTTP, with deadlines and limits |
 //! | [`locks`] | one lock per volume name |
 //! | nearest | names that may have been meant |
+//! | proc | what the kernel tells of a process |
 //! | [`docker`] | Docker's volume driver protocol, and the table of who has what mounted |
 //! | [`api`] | the JSON interface: on a socket for root, over TCP with TLS and tokens |
 //! | [`exposition`] | the text form of figures for Prometheus |
@@ -27,6 +28,7 @@ pub mod http;
 pub mod locks;
 mod nearest;
 pub mod options;
+mod proc;
 pub mod service;
 pub mod telemetry;
 pub mod versions;

@@ -10,6 +10,7 @@ let token = sessionStorage.getItem(TOKEN);
 let following = null;
 const io = new Map(); // volume id → looks at what it has served, oldest first
 let events = [];
+let shown = ""; // the address of the page that is there
 
 /** An element with attributes and children; strings become text. */
 function el(name, attributes, ...children) {
@@ -250,10 +251,72 @@ const pages = {
       events.slice().reverse().map((event) => [when(event.at), pill(event.severity, event.kind === "cleared" || event.severity === "info", event.severity === "warning"),
         `${event.kind === "happened" ? "" : event.kind + " "}${event.what}`, event.object.name, words(event.cause), words(event.remedy)]), "Nothing has happened that is kept."))];
   },
+  async generate() {
+    const [forms, cluster] = await Promise.all([get("/generate"), get("/cluster")]);
+    return [generator(forms, cluster)];
+  },
 };
 
 const labels = (of) => Object.entries(of.labels).map(([key, value]) => `${key}=${value}`).join(", ");
 const sum = (items, key) => items.reduce((all, item) => all + item[key], 0);
+
+/** Flags that most clusters need; the others are below a fold. */
+const USUAL = ["image", "cluster", "store", "store-user", "store-password", "store-token", "pool", "class", "default-class", "data-interface", "binary"];
+
+/** A form with the flags of `bulkhead generate`. What is written into it goes to this node alone, in the body of a request, and is
+ * kept nowhere: not in the address, nor in the browser. */
+function generator(forms, cluster) {
+  const written = new Map([["cluster", cluster.name]]);
+  const said = el("p", { role: "alert" });
+  const result = el("div", { "aria-live": "polite" });
+  const fields = el("div");
+  const choice = el("select", { name: "form" }, forms.map((form) => el("option", { value: form.form }, form.form)));
+  const about = el("p", { class: "soft" });
+  const field = (flag) => {
+    const attributes = {
+      name: flag.name, id: `flag-${flag.name}`, placeholder: flag.value, required: flag.required, autocomplete: "off", spellcheck: "false",
+      oninput: (event) => written.set(flag.name, event.target.value),
+    };
+    const input = flag.repeated ? el("textarea", { ...attributes, rows: "2" }) : el("input", { ...attributes, type: flag.secret ? "password" : "text", autocomplete: flag.secret ? "new-password" : "off" });
+    input.value = written.get(flag.name) ?? "";
+    return el("div", { class: "flag" }, el("label", { for: input.id }, flag.name),
+      input, el("div", { class: "soft" }, words(flag.help), flag.repeated ? "; one in a line" : ""));
+  };
+  const offer = () => {
+    const form = forms.find((form) => form.form === choice.value);
+    about.textContent = form.about;
+    const usual = USUAL.flatMap((name) => form.flags.filter((flag) => flag.name === name));
+    const rest = form.flags.filter((flag) => !usual.includes(flag));
+    fields.replaceChildren(...usual.map(field), el("details", {}, el("summary", {}, `${rest.length} more settings`), rest.map(field)));
+    result.replaceChildren();
+    said.textContent = "";
+  };
+  choice.addEventListener("change", offer);
+  const form = el("form", {}, el("label", { for: "form" }, "What to print"), choice, about, fields, said,
+    el("div", { class: "row" }, el("button", { class: "main" }, "Show")));
+  choice.id = "form";
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const flags = {};
+    for (const flag of forms.find((known) => known.form === choice.value).flags) {
+      const text = written.get(flag.name) ?? "";
+      const values = (flag.repeated ? text.split("\n") : [text]).map((value) => value.trim()).filter((value) => value !== "");
+      if (values.length) flags[flag.name] = values;
+    }
+    said.textContent = "…";
+    result.replaceChildren();
+    try {
+      const made = await ask("POST", "/v1/generate", { form: choice.value, flags });
+      said.textContent = "";
+      result.replaceChildren(el("pre", { tabindex: "0", "aria-label": "What to run" }, made.text));
+    } catch (error) {
+      said.textContent = error.message;
+      if (!token) show();
+    }
+  });
+  offer();
+  return card("Add nodes", el("p", {}, "What makes machines nodes of a cluster. Nothing is changed here: run what is shown on each machine, or deploy it to a Swarm."), form, result);
+}
 
 function rebuild(progress) {
   if (!progress) return null;
@@ -288,6 +351,7 @@ function signIn() {
 
 function forget() {
   token = null;
+  shown = "";
   events = [];
   io.clear();
   following?.abort();
@@ -322,12 +386,13 @@ async function follow() {
   if (following === mine) following = null;
 }
 
-let shown = "";
 let busy = false;
 let again = false;
 async function show() {
   if (!token) { signIn(); return; }
   if (busy) return;
+  // A form is not drawn anew while somebody fills it in.
+  if (shown === location.hash && shown === "#/generate") return;
   busy = true;
   const [page, name] = location.hash.replace(/^#\//, "").split("/").map((part) => { try { return decodeURIComponent(part); } catch { return part; } });
   const which = name ? (page || "").replace(/s$/, "") : page || "";

@@ -14,8 +14,8 @@ use crate::placement::View;
 use crate::schema::{
     ALERTS, AlertRecord, CLASSES, CLUSTER_KEY, ClassRecord, ClusterRecord, DEFAULT_CLASS_KEY,
     DefaultClassRecord, EVENTS, EventRecord, LIVE, LiveRecord, NAMES, NODE_NAMES, NODES, NameRecord,
-    NodeRecord, POOLS, PoolRecord, PoolState, Record, SchemaError, Stored, TOKENS, TokenRecord, VOLUMES,
-    VolumeState, decode_name, read,
+    NodeRecord, POOLS, PoolRecord, PoolState, Record, Replica, SchemaError, Stored, TOKENS, TokenRecord,
+    VOLUMES, VolumeState, decode_name, read,
 };
 use crate::store::{Entry, Event, Revision};
 use crate::volumes::Volume;
@@ -119,6 +119,13 @@ impl Contents {
     /// Whether a pool is known not to be there.
     pub fn is_pool_down(&self, id: PoolId) -> bool {
         self.pool(id).is_some_and(|pool| pool.state == PoolState::Down)
+    }
+
+    /// Whether what an operator wants of a replica's node or pool is that nothing stays there.
+    pub fn is_leaving(&self, replica: &Replica) -> bool {
+        self.nodes
+            .get(&replica.node)
+            .is_some_and(|node| node.duty.is_leaving() || node.leaving_pools.contains(&replica.pool))
     }
 
     /// All classes, in the order of their names.

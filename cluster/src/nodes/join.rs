@@ -175,6 +175,10 @@ impl Nodes {
             labels,
             version: me.version.clone(),
             duty: found.as_ref().map(|found| found.duty).unwrap_or_default(),
+            leaving_pools: found
+                .as_ref()
+                .map(|found| found.leaving_pools.clone())
+                .unwrap_or_default(),
             joined_at: found.as_ref().map_or(me.clock, |found| found.joined_at),
             extra: found
                 .as_ref()

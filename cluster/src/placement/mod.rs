@@ -2,6 +2,7 @@
 //! store, clock or chance, so the same question has the same answer everywhere; when the answer is "nowhere", it
 //! names every node that was considered and why it was not taken.
 
+mod balance;
 mod refusal;
 mod view;
 
@@ -10,6 +11,7 @@ use std::collections::BTreeSet;
 
 use bulkhead_engine::ids::NodeId;
 
+pub use self::balance::{Move, Plan, Spread, balance};
 pub use self::refusal::{Reason, Refusal, Verdict};
 pub use self::view::{NodeView, PoolView, View};
 
@@ -34,6 +36,14 @@ pub fn place_another(
 ) -> Result<Placed, Refusal> {
     let mut places = choose(spec, 1, asking, existing, view)?;
     places.pop().ok_or_else(|| Refusal::new(spec, 1, Vec::new()))
+}
+
+/// Whether one more replica of a volume that has some already may be in just this place.
+pub fn may_place(spec: &VolumeSpec, existing: &[NodeId], place: Placed, view: &View) -> Result<(), Reason> {
+    let node = view.nodes.get(&place.node).ok_or(Reason::Unknown)?;
+    let pool = view.pools.get(&place.pool).ok_or(Reason::NoPool)?;
+    consider(spec, existing, node, view)?;
+    pool_fits(spec, pool)
 }
 
 /// A node that could take a replica, and the best of its pools.
@@ -100,11 +110,25 @@ fn consider<'a>(
     node: &NodeView,
     view: &'a View,
 ) -> Result<&'a PoolView, Reason> {
-    if !spec.nodes.is_empty() && !spec.nodes.iter().any(|name| node.is_called(name)) {
-        return Err(Reason::NotNamed);
-    }
+    may_hold(spec, node)?;
     if existing.contains(&node.id) {
         return Err(Reason::HasOne);
+    }
+    if let Some(group) = spec.group.as_ref().filter(|_| spec.fg)
+        && let Some(volume) = view.group_on(group, node.id)
+    {
+        return Err(Reason::Group {
+            group: group.clone(),
+            volume: volume.to_owned(),
+        });
+    }
+    best_pool(spec, node, view)
+}
+
+/// Whether a node may have a replica at all, whatever is on it already.
+fn may_hold(spec: &VolumeSpec, node: &NodeView) -> Result<(), Reason> {
+    if !spec.nodes.is_empty() && !spec.nodes.iter().any(|name| node.is_called(name)) {
+        return Err(Reason::NotNamed);
     }
     if !node.alive {
         return Err(Reason::Offline);
@@ -126,15 +150,7 @@ fn consider<'a>(
             });
         }
     }
-    if let Some(group) = spec.group.as_ref().filter(|_| spec.fg)
-        && let Some(volume) = view.group_on(group, node.id)
-    {
-        return Err(Reason::Group {
-            group: group.clone(),
-            volume: volume.to_owned(),
-        });
-    }
-    best_pool(spec, node, view)
+    Ok(())
 }
 
 fn best_pool<'a>(spec: &VolumeSpec, node: &NodeView, view: &'a View) -> Result<&'a PoolView, Reason> {

@@ -10,9 +10,9 @@ use super::*;
 use crate::schema::VolumeRecord;
 use crate::volumes::NewVolume;
 
-const GIB: u64 = 1 << 30;
+pub(super) const GIB: u64 = 1 << 30;
 
-fn node(id: u128, zone: &str, rack: &str) -> NodeView {
+pub(super) fn node(id: u128, zone: &str, rack: &str) -> NodeView {
     let labels = [("zone", zone), ("rack", rack)]
         .into_iter()
         .filter(|(_, value)| !value.is_empty());
@@ -27,7 +27,7 @@ fn node(id: u128, zone: &str, rack: &str) -> NodeView {
     }
 }
 
-fn pool(id: u128, node: u128, priority: IoPriority, gib: u64) -> PoolView {
+pub(super) fn pool(id: u128, node: u128, priority: IoPriority, gib: u64) -> PoolView {
     PoolView {
         id: PoolId::from_u128(id),
         node: NodeId::from_u128(node),
@@ -199,7 +199,7 @@ fn any_priority() -> impl Strategy<Value = IoPriority> {
     ]
 }
 
-fn any_view() -> impl Strategy<Value = View> {
+pub(super) fn any_view() -> impl Strategy<Value = View> {
     let node = (
         0..4u8,
         0..3u8,
@@ -241,7 +241,7 @@ fn any_view() -> impl Strategy<Value = View> {
     })
 }
 
-fn any_spec() -> impl Strategy<Value = VolumeSpec> {
+pub(super) fn any_spec() -> impl Strategy<Value = VolumeSpec> {
     let names = vec((1..9u8).prop_map(|id| format!("n{id}")), 0..4);
     let zones = vec(prop_oneof![Just("a".to_owned()), Just("b".to_owned())], 0..2);
     (
@@ -279,7 +279,7 @@ fn allowed(spec: &VolumeSpec, view: &View, place: &Placed) -> bool {
                 .is_some_and(|zone| spec.zones.contains(zone)))
 }
 
-fn every_place(view: &View) -> impl Iterator<Item = Placed> {
+pub(super) fn every_place(view: &View) -> impl Iterator<Item = Placed> {
     view.pools
         .values()
         .filter(|pool| view.nodes.contains_key(&pool.node))

@@ -1,7 +1,7 @@
 //! What placement looks at: nodes, pools and who shares a group, made from the records. Holds what is promised of
 //! each pool as the sum over all volumes, so that no counter has to be kept in step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bulkhead_engine::ids::{NodeId, PoolId};
 
@@ -119,14 +119,22 @@ impl View {
         pools: impl IntoIterator<Item = &'a PoolRecord>,
         volumes: impl IntoIterator<Item = &'a VolumeRecord>,
     ) -> Self {
-        let nodes = nodes.into_iter().map(|record| NodeView {
-            id: record.id,
-            name: record.name.clone(),
-            alive: alive(record.id),
-            duty: record.duty,
-            labels: record.labels.clone(),
+        let mut leaving: BTreeSet<PoolId> = BTreeSet::new();
+        let nodes = nodes.into_iter().map(|record| {
+            leaving.extend(&record.leaving_pools);
+            NodeView {
+                id: record.id,
+                name: record.name.clone(),
+                alive: alive(record.id),
+                duty: record.duty,
+                labels: record.labels.clone(),
+            }
         });
         let mut view = Self::new(nodes, pools.into_iter().map(PoolView::of));
+        // Also before its node has said so of the pool itself.
+        for pool in view.pools.values_mut() {
+            pool.usable &= !leaving.contains(&pool.id);
+        }
         for volume in volumes {
             view.add_volume(volume);
         }

@@ -30,7 +30,8 @@ pub use self::node::{
 pub use self::value::{ChangeId, Fs, IoPriority, Medium, ParseValueError, Timestamp};
 pub use self::versions::written_versions;
 pub use self::volume::{
-    NameRecord, Primary, PrimaryChange, Replica, ReplicaState, VolumeRecord, VolumeSpec, VolumeState, Wanted,
+    NameRecord, Placed, Primary, PrimaryChange, Replica, ReplicaState, VolumeRecord, VolumeSpec, VolumeState,
+    Wanted,
 };
 
 use crate::store::{Entry, Revision};

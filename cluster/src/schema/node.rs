@@ -1,6 +1,6 @@
 //! Records of the cluster, its nodes, their pools, and storage classes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bulkhead_engine::ids::{ClusterId, Incarnation, NodeId, PoolId};
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,9 @@ pub struct NodeRecord {
     /// What the operator wants of it.
     #[serde(default)]
     pub duty: NodeDuty,
+    /// Those of its pools that are to be emptied and taken out of use.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub leaving_pools: BTreeSet<PoolId>,
     /// When it joined.
     pub joined_at: Timestamp,
     /// What newer versions keep here.

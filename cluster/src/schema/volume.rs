@@ -140,6 +140,15 @@ const fn is_no(flag: &bool) -> bool {
     !*flag
 }
 
+/// Where a replica is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Placed {
+    /// The node.
+    pub node: NodeId,
+    /// The pool on it.
+    pub pool: PoolId,
+}
+
 /// One node's copy of a volume.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Replica {
@@ -164,6 +173,9 @@ pub struct Replica {
     /// removes those, and no others, before it makes this one's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<ReplicaId>,
+    /// Where another one is to take its place, for the sake of how full the pools are. It stays until that is in sync.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moves_to: Option<Placed>,
     /// What newer versions keep here.
     #[serde(flatten)]
     pub extra: Extra,
@@ -181,6 +193,7 @@ impl Replica {
             trouble: None,
             since: None,
             replaces: None,
+            moves_to: None,
             extra: Extra::new(),
         }
     }
@@ -290,6 +303,13 @@ impl VolumeRecord {
     /// The replicas on a node.
     pub fn replicas_on(&self, node: NodeId) -> impl Iterator<Item = &Replica> {
         self.replicas.iter().filter(move |replica| replica.node == node)
+    }
+
+    /// Whether this is the attachment that has it.
+    pub(crate) fn is_attached_as(&self, attachment: ChangeId) -> bool {
+        self.primary
+            .as_ref()
+            .is_some_and(|primary| primary.attachment == attachment)
     }
 
     /// Says that whoever served it before does not, in the epoch that it has now: that one must not find its own latest change

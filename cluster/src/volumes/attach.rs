@@ -5,7 +5,7 @@ use bulkhead_engine::ids::{Epoch, NodeId, VolumeId};
 use parking_lot::Mutex;
 
 use super::change::{Step, Write};
-use super::{Volume, VolumeError, Volumes};
+use super::{Volume, VolumeError, Volumes, raise_epoch, replaced};
 use crate::schema::{ChangeId, Primary, Replica, Timestamp, VolumeRecord, VolumeState, Wanted};
 
 /// The wish to attach a volume.
@@ -70,7 +70,7 @@ impl Volumes {
                 });
             }
             let holder = volume.primary.as_ref();
-            if holder.is_some_and(|primary| primary.attachment == wish.attachment) {
+            if volume.is_attached_as(wish.attachment) {
                 return Ok(Step::Settled);
             }
             if wish
@@ -81,10 +81,7 @@ impl Volumes {
                 return Err(VolumeError::Busy(volume.name.clone()));
             }
             let mut record = volume.clone();
-            record.epoch = record
-                .epoch
-                .next()
-                .ok_or_else(|| VolumeError::Epochs(volume.name.clone()))?;
+            raise_epoch(&mut record)?;
             record.forget_change();
             if volume
                 .wanted
@@ -114,11 +111,7 @@ impl Volumes {
             Some(primary) if primary.attachment == wish.attachment => Ok(attached),
             // Our swap was made, and has been undone since: by a takeover, or by our own release.
             Some(_) => Err(self.attached(&attached).await),
-            None => Err(VolumeError::Replaced {
-                volume: attached.record.name,
-                held: attached.record.epoch,
-                found: attached.record.epoch,
-            }),
+            None => Err(replaced(&attached, attached.epoch)),
         }
     }
 
@@ -136,26 +129,18 @@ impl Volumes {
         // What the swap that was made has been decided on; an earlier try's if its answer was lost.
         let before = Mutex::new(None);
         let decide = |volume: &VolumeRecord| {
-            let replaced = || VolumeError::Replaced {
-                volume: volume.name.clone(),
-                held: volume.epoch,
-                found: volume.epoch,
-            };
             let primary = volume.primary.as_ref().filter(|primary| primary.node == node);
             let primary = primary
                 .filter(|_| volume.state == VolumeState::Ready)
-                .ok_or_else(replaced)?;
+                .ok_or_else(|| replaced(volume, volume.epoch))?;
             if primary.attachment == next {
                 return Ok(Step::Settled);
             }
             if !known.contains(&primary.attachment) {
-                return Err(replaced());
+                return Err(replaced(volume, volume.epoch));
             }
             let mut record = volume.clone();
-            record.epoch = record
-                .epoch
-                .next()
-                .ok_or_else(|| VolumeError::Epochs(volume.name.clone()))?;
+            raise_epoch(&mut record)?;
             record.forget_change();
             record.primary = Some(Primary {
                 attachment: next,
@@ -167,17 +152,9 @@ impl Volumes {
         };
         let resumed = self.change(id, next, decide).await?;
         let resumed = resumed.ok_or_else(|| VolumeError::NoSuch(id.to_string()))?;
-        let is_ours = resumed
-            .primary
-            .as_ref()
-            .is_some_and(|primary| primary.attachment == next);
         match before.into_inner() {
-            Some(before) if is_ours => Ok((resumed, before)),
-            _ => Err(VolumeError::Replaced {
-                volume: resumed.record.name,
-                held: resumed.record.epoch,
-                found: resumed.record.epoch,
-            }),
+            Some(before) if resumed.is_attached_as(next) => Ok((resumed, before)),
+            _ => Err(replaced(&resumed, resumed.epoch)),
         }
     }
 

@@ -4,25 +4,16 @@
 use std::time::Instant;
 
 use bulkhead_engine::geometry::Geometry;
-use bulkhead_engine::ids::{Epoch, NodeId, PoolId, ReplicaId, VolumeId};
+use bulkhead_engine::ids::{Epoch, NodeId, ReplicaId, VolumeId};
 use uuid::Uuid;
 
 use super::change::{Step, Write};
 use super::{Volume, VolumeError, Volumes};
 use crate::schema::{
-    ChangeId, Extra, NameRecord, Primary, Replica, ReplicaState, Stored, Timestamp, VolumeRecord, VolumeSpec,
-    VolumeState, encode, name_key, volume_key,
+    ChangeId, Extra, NameRecord, Placed, Primary, Replica, ReplicaState, Stored, Timestamp, VolumeRecord,
+    VolumeSpec, VolumeState, encode, name_key, volume_key,
 };
 use crate::store::{Expect, StoreError, Txn};
-
-/// Where a replica is to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Placed {
-    /// The node.
-    pub node: NodeId,
-    /// The pool on it.
-    pub pool: PoolId,
-}
 
 /// A volume that is to be made. The same value may be given again when the answer was lost.
 #[derive(Clone, Debug)]

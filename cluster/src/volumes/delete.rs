@@ -4,7 +4,7 @@
 use bulkhead_engine::ids::{NodeId, VolumeId};
 
 use super::change::{Step, Write};
-use super::{Volume, VolumeError, Volumes};
+use super::{Volume, VolumeError, Volumes, raise_epoch};
 use crate::schema::{ChangeId, VolumeRecord, VolumeState, name_key};
 
 impl Volumes {
@@ -40,10 +40,7 @@ impl Volumes {
                     });
                 }
                 // A dead holder may come back, and one at upkeep has to end: a new epoch sees to both.
-                record.epoch = record
-                    .epoch
-                    .next()
-                    .ok_or_else(|| VolumeError::Epochs(volume.name.clone()))?;
+                raise_epoch(&mut record)?;
                 record.forget_change();
             }
             Ok(Step::Write(Box::new(Write {

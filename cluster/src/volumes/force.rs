@@ -6,7 +6,7 @@ use bulkhead_engine::ids::{Epoch, NodeId, ReplicaId, Tick, VolumeId};
 use uuid::Uuid;
 
 use super::change::{Step, Write};
-use super::{Volume, VolumeError, Volumes};
+use super::{Volume, VolumeError, Volumes, raise_epoch};
 use crate::schema::{ChangeId, Replica, ReplicaState, VolumeRecord, VolumeState};
 
 /// The wish that one replica be the only member.
@@ -73,11 +73,8 @@ fn forced(volume: &VolumeRecord, wish: &Force) -> Result<VolumeRecord, VolumeErr
     }
     let mut record = volume.clone();
     record.primary = None;
-    record.epoch = volume
-        .epoch
-        .max(wish.seen)
-        .next()
-        .ok_or_else(|| VolumeError::Epochs(volume.name.clone()))?;
+    record.epoch = volume.epoch.max(wish.seen);
+    raise_epoch(&mut record)?;
     record.forget_change();
     for replica in &mut record.replicas {
         if replica.id == wish.replica {

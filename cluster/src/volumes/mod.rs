@@ -8,6 +8,7 @@ mod create;
 mod delete;
 mod force;
 mod making;
+mod moving;
 mod primary;
 mod replicas;
 mod update;
@@ -19,11 +20,12 @@ use bulkhead_engine::ids::{Epoch, NodeId, ReplicaId, VolumeId};
 use thiserror::Error;
 
 pub use self::attach::Attach;
-pub use self::create::{Begun, NewVolume, Placed};
+pub use self::create::{Begun, NewVolume};
 pub use self::force::Force;
 pub use self::primary::{Swap, engine_record};
 pub use self::replicas::{Held, ReplicaChange};
 pub use self::update::Update;
+pub use crate::schema::Placed;
 
 use crate::records::{self, RecordError};
 use crate::schema::{
@@ -274,5 +276,23 @@ impl Volumes {
             Ok(Some(record)) => record.record.name,
             _ => node.to_string(),
         }
+    }
+}
+
+/// Gives a record the epoch after its own.
+fn raise_epoch(record: &mut VolumeRecord) -> Result<(), VolumeError> {
+    record.epoch = record
+        .epoch
+        .next()
+        .ok_or_else(|| VolumeError::Epochs(record.name.clone()))?;
+    Ok(())
+}
+
+/// The record is another one's now; what was held is of this epoch.
+fn replaced(record: &VolumeRecord, held: Epoch) -> VolumeError {
+    VolumeError::Replaced {
+        volume: record.name.clone(),
+        held,
+        found: record.epoch,
     }
 }

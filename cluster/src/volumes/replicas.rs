@@ -4,9 +4,8 @@
 use bulkhead_engine::ids::{Epoch, NodeId, ReplicaId, Tick, VolumeId};
 
 use super::change::Step;
-use super::create::Placed;
-use super::{Volume, VolumeError, Volumes};
-use crate::schema::{ChangeId, Replica, ReplicaState, VolumeRecord};
+use super::{Volume, VolumeError, Volumes, raise_epoch, replaced};
+use crate::schema::{ChangeId, Placed, Replica, ReplicaState, VolumeRecord};
 
 /// What a primary holds: proof that it is the one in the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,16 +95,8 @@ impl Volumes {
         wanted: impl Fn(&VolumeRecord) -> Vec<ReplicaChange> + Send + Sync,
     ) -> Result<Volume, VolumeError> {
         let decide = |volume: &VolumeRecord| {
-            let ours = volume
-                .primary
-                .as_ref()
-                .is_some_and(|primary| primary.attachment == held.attachment);
-            if !ours || volume.epoch != held.epoch {
-                return Err(VolumeError::Replaced {
-                    volume: volume.name.clone(),
-                    held: held.epoch,
-                    found: volume.epoch,
-                });
+            if !volume.is_attached_as(held.attachment) || volume.epoch != held.epoch {
+                return Err(replaced(volume, held.epoch));
             }
             match wanted(volume) {
                 none if none.is_empty() => Ok(Step::Settled),
@@ -115,16 +106,8 @@ impl Volumes {
         let done = self.change(id, change, decide).await?;
         let done = done.ok_or_else(|| VolumeError::NoSuch(id.to_string()))?;
         // Made, but someone took the volume over between the swap and our reading of it.
-        if done
-            .primary
-            .as_ref()
-            .is_none_or(|primary| primary.attachment != held.attachment)
-        {
-            return Err(VolumeError::Replaced {
-                volume: done.record.name,
-                held: held.epoch,
-                found: done.record.epoch,
-            });
+        if !done.is_attached_as(held.attachment) {
+            return Err(replaced(&done, held.epoch));
         }
         Ok(done)
     }
@@ -245,10 +228,7 @@ fn apply(volume: &VolumeRecord, wanted: &[ReplicaChange]) -> Result<VolumeRecord
         });
     }
     if after != before {
-        record.epoch = record
-            .epoch
-            .next()
-            .ok_or_else(|| VolumeError::Epochs(volume.name.clone()))?;
+        raise_epoch(&mut record)?;
     }
     Ok(record)
 }

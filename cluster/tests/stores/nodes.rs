@@ -71,7 +71,8 @@ pub async fn one_node_joins(subject: &dyn Subject) {
     // Again after a restart, with what its disk knows by now; labels that an operator set stay.
     nodes
         .update(node.id, |node| {
-            drop(node.labels.insert("zone".to_owned(), "a".to_owned()))
+            drop(node.labels.insert("zone".to_owned(), "a".to_owned()));
+            node.leaving_pools.insert(PoolId::from_u128(7));
         })
         .await
         .unwrap();
@@ -85,6 +86,10 @@ pub async fn one_node_joins(subject: &dyn Subject) {
     assert_eq!(
         (same.id, node.version.as_str(), node.labels.len()),
         (cluster.id, "0.2.0", 2)
+    );
+    assert!(
+        node.leaving_pools.contains(&PoolId::from_u128(7)),
+        "a pool that is being emptied is so still"
     );
     // Under another name: the old one is free, the record one and the same.
     nodes

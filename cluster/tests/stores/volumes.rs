@@ -29,7 +29,7 @@ macro_rules! volume_suite {
         $crate::volumes::volume_suite!($subject; one_name_one_volume, life_of_a_volume, one_owner, a_dead_holder_is_replaced,
             members_leave_and_come_back, lost_answers_change_nothing_twice, delete_waits_for_every_replica, classes,
             a_creation_is_undone_by_one, a_holder_is_asked, a_machine_swaps, a_primary_is_forced,
-            a_surplus_member_leaves, upkeep_is_no_use);
+            a_surplus_member_leaves, upkeep_is_no_use, a_replica_is_to_be_elsewhere);
     };
     ($subject:expr; $($check:ident),*) => {
         $(
@@ -803,6 +803,51 @@ pub async fn a_primary_is_forced(subject: &dyn Subject) {
         volumes.force(going.id, &wish(2, second)).await,
         Err(VolumeError::State { .. })
     ));
+}
+
+pub async fn a_replica_is_to_be_elsewhere(subject: &dyn Subject) {
+    let store = subject.open("moving/").await;
+    let volumes = Volumes::new(Arc::clone(&store));
+    let volume = ready(&volumes, "v", &[1, 2]).await;
+    let [first, second] = [volume.replicas[0].id, volume.replicas[1].id];
+    let to = places(&[3])[0];
+    // Not where one is already, nor twice.
+    let taken = volumes.move_replica(volume.id, first, places(&[2])[0]).await;
+    assert_eq!(taken.unwrap(), None);
+    let marked = volumes.move_replica(volume.id, first, to).await.unwrap().unwrap();
+    assert_eq!(marked.replica(first).unwrap().moves_to, Some(to));
+    assert_eq!(marked.epoch, volume.epoch, "it is a wish, and changes no member");
+    let other = places(&[4])[0];
+    assert_eq!(volumes.move_replica(volume.id, first, other).await.unwrap(), None);
+    let stopped = volumes.stop_moving(volume.id).await.unwrap().unwrap();
+    assert_eq!(stopped.replicas, volume.replicas);
+
+    // One that has begun is brought to its end, and the others are not.
+    volumes.move_replica(volume.id, first, to).await.unwrap().unwrap();
+    volumes
+        .move_replica(volume.id, second, other)
+        .await
+        .unwrap()
+        .unwrap();
+    let attached = volumes
+        .attach(volume.id, &Attach::on(node(1), "a"))
+        .await
+        .unwrap();
+    let added = ReplicaId::from_u128(77);
+    let add = ReplicaChange::Add {
+        replica: added,
+        place: to,
+    };
+    let begun = volumes
+        .change_replicas(volume.id, held(&attached), ChangeId::random(), &[add])
+        .await
+        .unwrap();
+    assert!(begun.has_begun(to) && !begun.has_begun(other));
+    let stopped = volumes.stop_moving(volume.id).await.unwrap().unwrap();
+    let goes: Vec<_> = stopped.replicas.iter().map(|replica| replica.moves_to).collect();
+    assert_eq!(goes, [Some(to), None, None]);
+    let not_in_order = volumes.move_replica(volume.id, second, other).await.unwrap();
+    assert_eq!(not_in_order, None, "one of its replicas is not in sync");
 }
 
 pub async fn classes(subject: &dyn Subject) {

@@ -8,6 +8,7 @@ mod cluster;
 mod error;
 mod events;
 mod extract;
+mod generate;
 mod life;
 mod node;
 mod openapi;

@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use super::error::{Errors, Refused};
 use super::extract::{Json as Given, Name};
 use super::{Services, going_on};
-use crate::service::{Done, PoolRequest, PoolView, RestartRequest, StatusView};
+use crate::service::{Done, PoolRequest, PoolView, RemovalRequest, RemovalView, RestartRequest, StatusView};
 
 /// This node and all that it knows, on one screen.
 #[utoipa::path(get, path = "/status", tag = "node", responses((status = 200, body = StatusView), Errors))]
@@ -54,6 +54,58 @@ pub(super) async fn remove_pool(
 ) -> Result<Json<Done>, Refused> {
     let node = services.management()?;
     going_on(async move { node.remove_pool(&id).await }).await?;
+    Ok(Json(Done {}))
+}
+
+/// What is in a pool of this node, and what becomes of it where the pool is to be emptied.
+#[utoipa::path(
+    get,
+    path = "/pools/{id}/removal",
+    tag = "node",
+    params(("id" = String, Path, description = "its id")),
+    responses((status = 200, body = RemovalView), Errors)
+)]
+pub(super) async fn removal(
+    State(services): State<Arc<Services>>,
+    Name(id): Name,
+) -> Result<Json<RemovalView>, Refused> {
+    Ok(Json(services.management()?.removal(&id).await?))
+}
+
+/// Has a pool of this node emptied, by replicas on other nodes that are in sync before those in it go, and then taken out of use.
+/// Goes on when the daemon is started again. Refused where a last copy would be lost.
+#[utoipa::path(
+    put,
+    path = "/pools/{id}/removal",
+    tag = "node",
+    params(("id" = String, Path, description = "its id")),
+    request_body = RemovalRequest,
+    responses((status = 200, body = RemovalView), Errors)
+)]
+pub(super) async fn begin_removal(
+    State(services): State<Arc<Services>>,
+    Name(id): Name,
+    Given(request): Given<RemovalRequest>,
+) -> Result<Json<RemovalView>, Refused> {
+    let node = services.management()?;
+    let begun = going_on(async move { node.begin_removal(&id, &request).await }).await?;
+    Ok(Json(begun))
+}
+
+/// Calls off that a pool of this node is emptied. What has been moved stays where it is.
+#[utoipa::path(
+    delete,
+    path = "/pools/{id}/removal",
+    tag = "node",
+    params(("id" = String, Path, description = "its id")),
+    responses((status = 200, body = Done), Errors)
+)]
+pub(super) async fn end_removal(
+    State(services): State<Arc<Services>>,
+    Name(id): Name,
+) -> Result<Json<Done>, Refused> {
+    let node = services.management()?;
+    going_on(async move { node.end_removal(&id).await }).await?;
     Ok(Json(Done {}))
 }
 

@@ -12,7 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::{ErrorBody, ErrorCode, ErrorDetail, Refused};
-use super::{PREFIX, Services, access, auth, cluster, events, life, node, volumes, web};
+use super::{PREFIX, Services, access, auth, cluster, events, generate, life, node, volumes, web};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -49,6 +49,7 @@ fn paths() -> OpenApiRouter<Arc<Services>> {
         .routes(routes!(node::status))
         .routes(routes!(node::pools, node::add_pool))
         .routes(routes!(node::remove_pool))
+        .routes(routes!(node::removal, node::begin_removal, node::end_removal))
         .routes(routes!(node::restart))
         .routes(routes!(volumes::list, volumes::create))
         .routes(routes!(volumes::get, volumes::delete, life::update_volume))
@@ -59,6 +60,11 @@ fn paths() -> OpenApiRouter<Arc<Services>> {
             volumes::stop_verify
         ))
         .routes(routes!(cluster::cluster))
+        .routes(routes!(
+            life::rebalancing,
+            life::rebalance,
+            life::stop_rebalancing
+        ))
         .routes(routes!(cluster::store))
         .routes(routes!(cluster::nodes))
         .routes(routes!(cluster::node))
@@ -73,6 +79,7 @@ fn paths() -> OpenApiRouter<Arc<Services>> {
         .routes(routes!(events::stream))
         .routes(routes!(access::list, access::create))
         .routes(routes!(access::delete))
+        .routes(routes!(generate::list, generate::generate))
         .routes(routes!(openapi));
     OpenApiRouter::with_openapi(Head::openapi())
         .nest(PREFIX, current)

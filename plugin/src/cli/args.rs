@@ -136,11 +136,23 @@ pub enum PoolCommand {
     /// List the pools of this node
     #[command(visible_alias = "ls")]
     List(WatchArgs),
-    /// Take a pool out of use; refused while volumes are stored on it
+    /// Take a pool out of use; refused while volumes are stored on it, unless --move has them moved first
     #[command(visible_alias = "rm")]
     Remove {
         /// Its id, or the beginning of it, or its device
         id: String,
+        /// Move its replicas to other nodes first, and wait; goes on if this command is ended, and through restarts
+        #[arg(long = "move")]
+        moving: bool,
+        /// Only say what would be moved, and where to
+        #[arg(long, requires = "moving")]
+        dry_run: bool,
+        /// Do not wait until it is empty
+        #[arg(long, requires = "moving")]
+        no_wait: bool,
+        /// Call off what --move has begun; what has been moved stays where it is
+        #[arg(long, conflicts_with = "moving")]
+        undo: bool,
     },
 }
 
@@ -349,6 +361,28 @@ pub enum TokenCommand {
 pub enum ClusterCommand {
     /// Show the cluster at a glance: nodes, store, volumes, capacity, and what is wrong
     Status(WatchArgs),
+    /// Move replicas from fuller to emptier pools, such as those of a node that has joined; waits until it is done
+    ///
+    /// A replica is in sync in its new place before it goes from the old one. It goes on if this command is ended, and
+    /// whichever node dies.
+    Rebalance(RebalanceArgs),
+}
+
+/// How replicas are to be moved from fuller to emptier pools.
+#[derive(Debug, Args)]
+pub struct RebalanceArgs {
+    /// Only say what would be moved, what that costs, and what comes of it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Move at most so many replicas
+    #[arg(long, value_name = "COUNT")]
+    pub limit: Option<usize>,
+    /// Do not wait until it is done
+    #[arg(long, conflicts_with = "dry_run")]
+    pub no_wait: bool,
+    /// Call off what has not begun; what is being copied is moved to the end
+    #[arg(long, conflicts_with_all = ["dry_run", "limit", "no_wait"])]
+    pub stop: bool,
 }
 
 /// Commands about the store.

@@ -17,6 +17,7 @@ mod node;
 mod pool;
 mod print;
 mod progress;
+mod rebalance;
 mod removal;
 mod replica;
 mod status;
@@ -34,6 +35,7 @@ use clap::{CommandFactory, Parser};
 
 pub use args::{Cli, Command, DaemonArgs};
 pub use exit::{CliError, Code};
+pub(crate) use generate::{forms, generated};
 
 use crate::config::Config;
 
@@ -57,6 +59,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Node(command) => node::run(&client, &printer, command).await,
         Command::Class(command) => class::run(&client, &printer, command).await,
         Command::Cluster(ClusterCommand::Status(watch)) => cluster::run(&client, &printer, &watch).await,
+        Command::Cluster(ClusterCommand::Rebalance(args)) => rebalance::run(&client, &printer, &args).await,
         Command::Store(StoreCommand::Status) => cluster::store(&client, &printer).await,
         Command::Replica(command) => replica::run(&printer, command),
         Command::Events(args) => events::run(&client, &printer, &args).await,

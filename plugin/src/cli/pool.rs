@@ -1,14 +1,21 @@
 //! `bulkhead pool`.
 
+use std::time::Duration;
+
+use tokio::time::sleep;
+
 use super::args::PoolCommand;
 use super::client::Client;
 use super::print::{Printer, table};
-use super::progress::waiting;
+use super::progress::{Progress, waiting};
 use super::watch::show;
 use super::{CliError, Code};
 use crate::api::encode;
 use crate::options::format_size;
-use crate::service::{PoolRequest, PoolView};
+use crate::service::{PoolRequest, PoolView, RemovalRequest, RemovalView};
+
+/// Between looks at how far it is.
+const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(client: &Client, printer: &Printer, command: PoolCommand) -> Result<Code, CliError> {
     match command {
@@ -48,20 +55,95 @@ pub(super) async fn run(client: &Client, printer: &Printer, command: PoolCommand
             })
             .await?;
         }
-        PoolCommand::Remove { id } => {
+        PoolCommand::Remove {
+            id,
+            moving,
+            dry_run,
+            no_wait,
+            undo,
+        } => {
             let pools: Vec<PoolView> = client.get("/pools").await?;
             let id = find(&pools, &id)?;
-            waiting(
-                "removing the pool",
-                client.delete(&format!("/pools/{}", encode(id))),
-            )
-            .await?;
-            printer.value(&serde_json::json!({ "removed": id }), |_| {
-                format!("pool {id} is removed\n")
-            })?;
+            if undo {
+                client.delete(&removal_path(id)).await?;
+                printer.value(&serde_json::json!({ "kept": id }), |_| {
+                    format!("pool {id} stays in use\n")
+                })?;
+            } else if moving {
+                return remove_by_moving(client, printer, id, dry_run, no_wait).await;
+            } else {
+                let path = format!("/pools/{}", encode(id));
+                waiting("removing the pool", client.delete(&path)).await?;
+                removed(printer, id)?;
+            }
         }
     }
     Ok(Code::Ok)
+}
+
+fn removal_path(id: &str) -> String {
+    format!("/pools/{}/removal", encode(id))
+}
+
+fn removed(printer: &Printer, id: &str) -> Result<(), CliError> {
+    printer.value(&serde_json::json!({ "removed": id }), |_| {
+        format!("pool {id} is removed\n")
+    })
+}
+
+/// Has the pool emptied. The daemon takes it out of use once it is; this only watches.
+async fn remove_by_moving(
+    client: &Client,
+    printer: &Printer,
+    id: &str,
+    dry_run: bool,
+    no_wait: bool,
+) -> Result<Code, CliError> {
+    let path = removal_path(id);
+    let request = RemovalRequest { dry_run };
+    let mut view: RemovalView = waiting("having the pool emptied", client.put(&path, &request)).await?;
+    if !dry_run && !no_wait {
+        let mut progress = Progress::new();
+        // What waits for somebody is not waited for: it is said, and the rest goes on by itself.
+        while view.moving > 0 {
+            progress.show(&format!("emptying the pool: {} left", view.left.len()));
+            sleep(PAUSE).await;
+            match client.get(&path).await {
+                Ok(now) => view = now,
+                Err(error) if error.code() == Code::NotFound => {
+                    return removed(printer, id).map(|()| Code::Ok);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if view.left.is_empty() {
+            // Of the two the daemon may have been first.
+            match client.delete(&format!("/pools/{}", encode(id))).await {
+                Err(error) if error.code() != Code::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            return removed(printer, id).map(|()| Code::Ok);
+        }
+    }
+    printer.value(&view, |view| emptied(view, dry_run))?;
+    Ok(if view.left.is_empty() || dry_run || no_wait {
+        Code::Ok
+    } else {
+        Code::Unhealthy
+    })
+}
+
+fn emptied(view: &RemovalView, dry_run: bool) -> String {
+    let id = &view.pool;
+    let left: String = view.left.iter().map(|left| format!("  {left}\n")).collect();
+    match (dry_run, view.left.len()) {
+        (true, 0) => format!("pool {id} has nothing that would have to be moved\n"),
+        (true, count) => format!("pool {id} has {count} replicas that would have to be moved:\n{left}"),
+        (false, 0) => format!("pool {id} is empty and goes out of use\n"),
+        (false, count) => format!(
+            "pool {id} takes nothing new and goes out of use once it is empty; {count} replicas are left in it:\n{left}`bulkhead pool remove {id} --undo` calls it off\n"
+        ),
+    }
 }
 
 /// The one pool that is meant: by its id, the beginning of it, or its device.

@@ -178,7 +178,7 @@ impl Daemon {
         if let Some(here) = view.nodes.get_mut(&self.node) {
             here.alive = true;
         }
-        for record in self.pools.records(self.node, self.config.pool.overcommit.0).await {
+        for record in self.pool_records().await {
             let allocated = view.pools.get(&record.id).map_or(0, |pool| pool.allocated);
             let pool = PoolView {
                 allocated,

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::docker_api::DockerApi;
+use crate::proc::stat;
 
 /// Between looks.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -62,16 +63,7 @@ fn dockerds() -> BTreeSet<Process> {
             if comm.trim() != "dockerd" {
                 return None;
             }
-            // The fields after the name, which may itself hold blanks: the 20th of them is the start time.
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            let started = stat
-                .rsplit_once(')')?
-                .1
-                .split_whitespace()
-                .nth(19)?
-                .parse()
-                .ok()?;
-            Some((pid, started))
+            Some((pid, stat(pid, 19)?.parse().ok()?))
         })
         .collect()
 }

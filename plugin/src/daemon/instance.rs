@@ -18,6 +18,8 @@ use bulkhead_engine::ids::VolumeId;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::proc::stat;
+
 /// How long a dying daemon is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The file that is locked.
@@ -181,10 +183,6 @@ fn owner(file: &mut File) -> Option<u32> {
 
 /// Whether a process has ended but for threads that hang in the kernel.
 fn is_dying(pid: u32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        // Gone this very moment, or of another namespace: the next try or the patience tells.
-        return false;
-    };
-    let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
-    state.is_some_and(|state| state.starts_with(['Z', 'X']))
+    // One of which nothing is told is gone this very moment, or of another namespace: the next try or the patience tells.
+    stat(pid, 0).is_some_and(|state| state.starts_with(['Z', 'X']))
 }

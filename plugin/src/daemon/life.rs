@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bulkhead_cluster::catalogue::Contents;
 use bulkhead_cluster::nodes::{Node, NodeError};
-use bulkhead_cluster::placement::place_another;
+use bulkhead_cluster::placement::{View, place_another};
 use bulkhead_cluster::schema::{NodeDuty, Replica, ReplicaState, Severity, VolumeRecord, VolumeState};
 use bulkhead_cluster::volumes::{Update, Volume};
 use bulkhead_engine::ids::{NodeId, ReplicaId, VolumeId};
@@ -180,7 +180,7 @@ impl Daemon {
         if !wanted.is_leaving() {
             return left;
         }
-        let view = contents.view();
+        let mut view = contents.view();
         for volume in contents
             .volumes()
             .filter(|volume| volume.state != VolumeState::Deleting)
@@ -193,23 +193,7 @@ impl Daemon {
                 ));
             }
             for replica in volume.replicas_on(id) {
-                let (sentence, moves) = if replica.state == ReplicaState::Removing {
-                    (format!("volume {name}: its replica is being removed"), true)
-                } else if replacements(contents, volume, id) >= usize::from(volume.spec.repl) {
-                    (
-                        format!("volume {name}: its replica is being replaced by another one"),
-                        true,
-                    )
-                } else {
-                    let taken: Vec<NodeId> = volume.replicas.iter().map(|replica| replica.node).collect();
-                    match place_another(&volume.spec, id, &taken, &view) {
-                        Ok(_) => (format!("volume {name}: its replica is to be moved"), true),
-                        Err(refusal) => (
-                            format!("volume {name}: its replica cannot be moved: {refusal}"),
-                            false,
-                        ),
-                    }
-                };
+                let (sentence, moves) = fate(contents, volume, replica, &mut view);
                 left.all.push(sentence);
                 left.moving += usize::from(moves);
             }
@@ -282,20 +266,44 @@ impl Daemon {
     }
 }
 
-/// Replicas that are there or on their way, on other nodes that are to keep them.
-fn replacements(contents: &Contents, volume: &VolumeRecord, without: NodeId) -> usize {
-    let stays = |replica: &&Replica| {
-        replica.state != ReplicaState::Removing
-            && replica.node != without
-            && !is_leaving(contents, replica.node)
+/// What becomes of a replica that is not to stay where it is, in words, and whether that goes by itself. What it takes
+/// elsewhere is counted, so that the next one is not promised the same room.
+pub(super) fn fate(
+    contents: &Contents,
+    volume: &VolumeRecord,
+    replica: &Replica,
+    view: &mut View,
+) -> (String, bool) {
+    let name = &volume.name;
+    if replica.state == ReplicaState::Removing {
+        return (format!("volume {name}: its replica is being removed"), true);
+    }
+    let stays = |other: &&Replica| {
+        other.state != ReplicaState::Removing && other.id != replica.id && !contents.is_leaving(other)
     };
-    volume.replicas.iter().filter(stays).count()
-}
-
-/// Whether what a node has is to be moved away.
-fn is_leaving(contents: &Contents, node: NodeId) -> bool {
-    let mut nodes = contents.nodes();
-    nodes.any(|at| at.record.id == node && at.record.duty.is_leaving())
+    if volume.replicas.iter().filter(stays).count() >= usize::from(volume.spec.repl) {
+        return (
+            format!("volume {name}: its replica is being replaced by another one"),
+            true,
+        );
+    }
+    let taken: Vec<NodeId> = volume.replicas.iter().map(|replica| replica.node).collect();
+    match place_another(&volume.spec, replica.node, &taken, view) {
+        Ok(place) => {
+            if let Some(pool) = view.pools.get_mut(&place.pool) {
+                pool.allocated = pool.allocated.saturating_add(volume.spec.size);
+            }
+            let to = contents.node_name(place.node);
+            (
+                format!("volume {name}: its replica is to be moved to node {to}"),
+                true,
+            )
+        }
+        Err(refusal) => (
+            format!("volume {name}: its replica cannot be moved: {refusal}"),
+            false,
+        ),
+    }
 }
 
 /// Whether somebody uses a volume on a node, other than to bring its replicas up to date.
@@ -307,7 +315,7 @@ fn is_attached_on(volume: &VolumeRecord, node: NodeId) -> bool {
 }
 
 /// Whether a node has a replica in sync of a volume, and nobody else who lives has one that can be read.
-fn is_last_in_reach(contents: &Contents, volume: &VolumeRecord, node: NodeId) -> bool {
+pub(super) fn is_last_in_reach(contents: &Contents, volume: &VolumeRecord, node: NodeId) -> bool {
     let can_be_read = |replica: &&Replica| replica.is_sound() && !contents.is_pool_down(replica.pool);
     let mut members = volume.replicas.iter().filter(can_be_read);
     let has = volume.members().any(|replica| replica.node == node);
@@ -323,7 +331,7 @@ fn volumes(contents: &Contents, is: impl Fn(&VolumeRecord) -> bool) -> Vec<Strin
         .collect()
 }
 
-fn refuse(names: &[String], message: impl FnOnce(&str) -> String) -> Result<(), ServiceError> {
+pub(super) fn refuse(names: &[String], message: impl FnOnce(&str) -> String) -> Result<(), ServiceError> {
     if names.is_empty() {
         return Ok(());
     }

@@ -266,10 +266,7 @@ pub(super) async fn keep_telling(daemon: Arc<Daemon>) {
     let mut told = Instant::now();
     loop {
         let membership = &daemon.membership;
-        let pools = daemon
-            .pools
-            .records(daemon.node, daemon.config.pool.overcommit.0)
-            .await;
+        let pools = daemon.pool_records().await;
         membership.tell(condition(&pools));
         if membership.has_joined() {
             let recorded = daemon.catalogue.read(|contents| {

@@ -26,7 +26,9 @@ mod network;
 mod news;
 mod node;
 mod phases;
+mod pool_removal;
 mod pools;
+mod rebalance;
 mod rebuild;
 mod reconcile;
 mod redundancy;
@@ -215,6 +217,7 @@ async fn serve_until_stopped(
             membership::keep_telling(daemon.clone()),
             rebuild::keep_up(daemon.clone()),
             upkeep::keep_up(daemon.clone()),
+            pool_removal::keep_up(daemon.clone()),
             alerts::keep_watch(daemon.clone()),
             swarm::keep_labels(daemon.clone(), stop.subscribe()),
         );

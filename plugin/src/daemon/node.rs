@@ -6,7 +6,9 @@ use async_trait::async_trait;
 
 use super::context::{Daemon, blocking};
 use super::health::{GLANCE, by_state};
-use crate::service::{NodeService, PoolRequest, PoolView, RestartRequest, ServiceError, StatusView};
+use crate::service::{
+    NodeService, PoolRequest, PoolView, RemovalRequest, RemovalView, RestartRequest, ServiceError, StatusView,
+};
 
 #[async_trait]
 impl NodeService for Arc<Daemon> {
@@ -56,6 +58,8 @@ impl NodeService for Arc<Daemon> {
 
     async fn add_pool(&self, request: &PoolRequest) -> Result<PoolView, ServiceError> {
         let id = self.pools.add(request).await?;
+        // One that was to go before, and is wanted again.
+        self.set_leaving(id, false).await?;
         self.membership.pools_changed.notify_one();
         let views = self.pool_views().await;
         views
@@ -65,29 +69,19 @@ impl NodeService for Arc<Daemon> {
     }
 
     async fn remove_pool(&self, id: &str) -> Result<(), ServiceError> {
-        let no_such = || {
-            ServiceError::NoSuch(format!(
-                "there is no pool {id:?} on this node; `bulkhead pool list` shows those that exist"
-            ))
-        };
-        let pool = id.parse().map_err(|_| no_such())?;
-        let stored: Vec<String> = self
-            .records()
-            .iter()
-            .filter(|record| record.replicas.iter().any(|replica| replica.pool == pool))
-            .map(|record| record.name.clone())
-            .collect();
-        if !stored.is_empty() {
-            return Err(ServiceError::Busy(format!(
-                "pool {id} holds replicas of {} volume{} ({}); delete them first",
-                stored.len(),
-                if stored.len() == 1 { "" } else { "s" },
-                abridged(&stored)
-            )));
-        }
-        self.pools.remove(pool).await?;
-        self.membership.pools_changed.notify_one();
-        Ok(())
+        self.remove_empty_pool(self.own_pool(id)?).await
+    }
+
+    async fn removal(&self, id: &str) -> Result<RemovalView, ServiceError> {
+        Ok(self.removal_view(self.own_pool(id)?))
+    }
+
+    async fn begin_removal(&self, id: &str, request: &RemovalRequest) -> Result<RemovalView, ServiceError> {
+        self.leave_pool(self.own_pool(id)?, request.dry_run).await
+    }
+
+    async fn end_removal(&self, id: &str) -> Result<(), ServiceError> {
+        self.keep_pool(self.own_pool(id)?).await
     }
 }
 
@@ -95,6 +89,12 @@ impl Daemon {
     /// The pools with what is promised of them.
     async fn pool_views(&self) -> Vec<PoolView> {
         let mut views = self.pools.views().await;
+        for id in self.catalogue.read(|contents| self.leaving(contents)) {
+            let id = id.to_string();
+            if let Some(view) = views.iter_mut().find(|view| view.id == id && view.healthy) {
+                "being emptied".clone_into(&mut view.status);
+            }
+        }
         for record in self.records() {
             for replica in record.replicas_on(self.node) {
                 let id = replica.pool.to_string();
@@ -106,13 +106,4 @@ impl Daemon {
         }
         views
     }
-}
-
-fn abridged(names: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-    if names.len() > SHOWN {
-        text.push_str(", …");
-    }
-    text
 }

@@ -111,6 +111,20 @@ impl Pools {
             .clone()
     }
 
+    /// Whether there is a pool of this id, as last seen.
+    pub(super) fn is_known(&self, id: PoolId) -> bool {
+        self.seen.read().iter().any(|seen| seen.info.id == id)
+    }
+
+    /// Why a pool cannot be used, if so, as last seen.
+    pub(super) fn failure(&self, id: PoolId) -> Option<String> {
+        let seen = self.seen.read();
+        match &seen.iter().find(|seen| seen.info.id == id)?.info.state {
+            PoolState::Failed { reason } => Some(reason.clone()),
+            PoolState::Ready => None,
+        }
+    }
+
     /// Where the replicas lie of all pools that are there, as last seen.
     pub(super) fn all_replicas(&self) -> Vec<(PoolId, PathBuf)> {
         let seen = self.seen.read();
@@ -186,10 +200,14 @@ impl Pools {
         Ok(added.id)
     }
 
-    /// Takes a pool out of use; a file stays where it is.
+    /// Takes a pool out of use; a file stays where it is. One whose disk is gone is only struck off.
     pub(super) async fn remove(&self, id: PoolId) -> Result<(), ServiceError> {
         let engine = self.engine.clone();
-        blocking(move || engine.remove(id, Removal::Keep).map_err(|error| refused(&error))).await?;
+        let removed = move || match engine.get(id)?.state {
+            PoolState::Ready => engine.remove(id, Removal::Keep),
+            PoolState::Failed { .. } => engine.forget(id),
+        };
+        blocking(move || removed().map_err(|error| refused(&error))).await?;
         tracing::info!(pool = %id, "a pool is taken out of use");
         self.look().await;
         Ok(())

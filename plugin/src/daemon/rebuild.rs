@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bulkhead_cluster::catalogue::Contents;
-use bulkhead_cluster::placement::place_another;
+use bulkhead_cluster::placement::{may_place, place_another};
 use bulkhead_cluster::schema::{
     ChangeId, NodeDuty, PoolState, Replica, ReplicaState, VolumeRecord, VolumeState,
 };
@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::attach::Attached;
 use super::context::Daemon;
+use super::rebalance::turns;
 use super::reconcile::every;
 use super::upkeep::Tended;
 
@@ -37,6 +38,10 @@ pub(super) struct Away {
     failed: BTreeMap<ReplicaId, Instant>,
     /// Nodes that are to be emptied.
     leaving: BTreeSet<NodeId>,
+    /// Pools that are to be emptied.
+    leaving_pools: BTreeSet<PoolId>,
+    /// Replicas whose turn it is to be moved for the sake of how full the pools are.
+    moving: BTreeSet<ReplicaId>,
 }
 
 /// A volume that this node holds, for its users or for its replicas.
@@ -139,6 +144,9 @@ impl Away {
             .filter(|node| node.record.duty.is_leaving())
             .map(|node| node.record.id);
         self.leaving = leaving.collect();
+        let leaving = contents.nodes().flat_map(|node| node.record.leaving_pools);
+        self.leaving_pools = leaving.collect();
+        self.moving = turns(contents);
     }
 
     /// Whether a node has been away for so long, or belongs to the cluster no more.
@@ -155,9 +163,27 @@ impl Away {
         }
     }
 
-    /// Whether a node is to be emptied.
-    pub(super) fn is_leaving(&self, node: NodeId) -> bool {
-        self.leaving.contains(&node)
+    #[cfg(test)]
+    pub(super) fn with_leaving_pool(pool: PoolId) -> Self {
+        Self {
+            leaving_pools: [pool].into(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether a replica is not to stay where it is.
+    pub(super) fn is_leaving(&self, replica: &Replica) -> bool {
+        self.is_emptied(replica) || self.is_moving(replica)
+    }
+
+    /// Whether a replica is on a node or in a pool that is to be emptied.
+    fn is_emptied(&self, replica: &Replica) -> bool {
+        self.leaving.contains(&replica.node) || self.leaving_pools.contains(&replica.pool)
+    }
+
+    /// Whether a replica is to be moved to a certain other place now.
+    fn is_moving(&self, replica: &Replica) -> bool {
+        replica.moves_to.is_some() && self.moving.contains(&replica.id)
     }
 
     fn is_lost(&self, replica: &Replica, after: Duration) -> bool {
@@ -277,11 +303,14 @@ impl Daemon {
             return Vec::new();
         }
         let lost = |replica: &Replica| self.is_lost(replica, away);
-        let leaving = |replica: &Replica| away.is_leaving(replica.node);
+        let leaving = |replica: &Replica| away.is_leaving(replica);
         let mut changes = discards(volume, lost, leaving);
         if changes.is_empty() {
-            let unwanted = |replica: &Replica| lost(replica) || leaving(replica);
+            let unwanted = |replica: &Replica| lost(replica) || away.is_emptied(replica);
             changes.extend(self.addition(volume, unwanted, contents));
+        }
+        if changes.is_empty() {
+            changes.extend(relocation(volume, away, lost, contents));
         }
         if changes.is_empty() && is_short(volume, lost) {
             let after = self.config.rebuild_after.duration();
@@ -312,7 +341,7 @@ impl Daemon {
                 return None;
             }
             let surplus = surplus(volume, Some(self.node), in_reach, |replica| {
-                away.is_leaving(replica.node)
+                away.is_leaving(replica)
             });
             Some((attached, surplus?))
         })
@@ -360,6 +389,18 @@ impl Daemon {
         let name = here.name();
         for change in &changes {
             match change {
+                ReplicaChange::Add { place, .. }
+                    if volume
+                        .replicas
+                        .iter()
+                        .any(|replica| replica.moves_to == Some(*place)) =>
+                {
+                    tracing::info!(
+                        volume = name,
+                        to = self.name_of(place.node),
+                        "a replica is moved to an emptier pool"
+                    );
+                }
                 ReplicaChange::Add { place, .. } => tracing::warn!(
                     volume = name,
                     on = self.name_of(place.node),
@@ -434,6 +475,26 @@ fn discards(
     let over = volume.replicas.iter().filter(is_over);
     over.map(|replica| ReplicaChange::Discard { replica: replica.id })
         .collect()
+}
+
+/// Another replica in the very place that one is to be moved to.
+fn relocation(
+    volume: &VolumeRecord,
+    away: &Away,
+    lost: impl Fn(&Replica) -> bool,
+    contents: &Contents,
+) -> Option<ReplicaChange> {
+    if !is_short(volume, |replica| lost(replica) || away.is_leaving(replica)) {
+        return None;
+    }
+    let moves = volume.replicas.iter().filter(|replica| away.is_moving(replica));
+    let place = moves.filter_map(|replica| replica.moves_to).next()?;
+    let taken: Vec<NodeId> = volume.replicas.iter().map(|replica| replica.node).collect();
+    may_place(&volume.spec, &taken, place, &contents.view()).ok()?;
+    Some(ReplicaChange::Add {
+        replica: ReplicaId::from(Uuid::new_v4()),
+        place,
+    })
 }
 
 /// A replica that has failed, where no other node can take a new one for long: it makes room for one in its own place. Until

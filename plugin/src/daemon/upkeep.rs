@@ -184,7 +184,7 @@ impl Daemon {
         surplus(volume, away).is_some()
             || volume.replicas.iter().any(can_be_filled)
             || (!is_in_order(volume, |replica| {
-                self.is_lost(replica, away) || away.is_leaving(replica.node)
+                self.is_lost(replica, away) || away.is_leaving(replica)
             }) && !self.changes_to(volume, away, contents).is_empty())
     }
 

@@ -16,6 +16,7 @@ use bulkhead_engine::host::clean_stale;
 use bulkhead_engine::ids::NodeId;
 use bulkhead_engine::pool::{PoolInfo, PoolKind, PoolOwner, PoolState, Pools, Removal};
 use thiserror::Error;
+use tokio::sync::OnceCell;
 
 use super::context::host_dirs;
 use super::identity::Identity;
@@ -73,6 +74,8 @@ pub(crate) struct Wipe {
     config: Config,
     node: NodeId,
     pools: Option<Pools>,
+    /// Opened once: an embedded one cannot be opened again before it is closed, and closing takes a moment.
+    store: OnceCell<Arc<dyn Store>>,
     _instance: Instance,
 }
 
@@ -107,6 +110,7 @@ impl Wipe {
             config,
             node,
             pools,
+            store: OnceCell::new(),
             _instance: instance,
         }))
     }
@@ -201,8 +205,11 @@ impl Wipe {
         }
         let unknown = |error: &dyn std::fmt::Display| WipeError::Unknown(error.to_string());
         let options = self.config.store_options().map_err(|error| unknown(&error))?;
-        let opened = store::open(&self.config.store, &options).await;
-        opened.map(Some).map_err(|error| unknown(&error))
+        let open = || store::open(&self.config.store, &options);
+        let opened = self.store.get_or_try_init(open).await;
+        opened
+            .map(|store| Some(Arc::clone(store)))
+            .map_err(|error| unknown(&error))
     }
 
     /// Nothing is to be done after all: the pools are left as they were.
@@ -213,7 +220,8 @@ impl Wipe {
     }
 
     /// Takes everything away, and says what stays. Blocks.
-    pub(crate) fn finish(self) -> Result<Vec<String>, WipeError> {
+    pub(crate) fn finish(mut self) -> Result<Vec<String>, WipeError> {
+        drop(self.store.take());
         let dirs = host_dirs(&self.config);
         clean_stale(&dirs).map_err(|error| failed("what is left mounted of volumes")(&error))?;
         let mut stays = Vec::new();

@@ -1,8 +1,10 @@
 //! What the faces (Docker driver, API) ask of the daemon. Owns the trait and its errors; decides nothing.
 
 mod access;
+mod balance;
 mod cluster;
 mod event;
+mod generate;
 mod io;
 mod life;
 mod node;
@@ -18,14 +20,16 @@ use thiserror::Error;
 use crate::options::VolumeRequest;
 
 pub use access::{NewTokenView, Role, TokenRequest, TokenView};
+pub use balance::{MoveView, RebalanceRequest, RebalanceView, SpreadView};
 pub use cluster::{
     CapacityView, ClassRequest, ClassView, ClusterView, DefaultClass, LabelChange, NodePoolView, NodeView,
     NodeVolumeView, StoreMemberView, StoreView,
 };
 pub use event::{AlertView, EventKind, EventView, ObjectView, Severity};
+pub use generate::{FlagView, FormView, GenerateRequest, GeneratedView};
 pub use io::{IoView, OpView};
 pub use life::{Duty, DutyRequest, DutyView, VolumeUpdate};
-pub use node::{PoolRequest, PoolView, RestartRequest, StatusView};
+pub use node::{PoolRequest, PoolView, RemovalRequest, RemovalView, RestartRequest, StatusView};
 pub use replica::ReplicaDiskView;
 pub use volume::{
     AttachedView, DifferenceView, ForceRequest, ForceView, RebuildView, ReplicaView, VerifyEnd,
@@ -82,6 +86,16 @@ pub trait NodeService: Send + Sync + 'static {
 
     /// Takes a pool out of use. Refused while it holds replicas.
     async fn remove_pool(&self, id: &str) -> Result<(), ServiceError>;
+
+    /// What is in a pool, and what becomes of it where the pool is to be emptied.
+    async fn removal(&self, id: &str) -> Result<RemovalView, ServiceError>;
+
+    /// Has a pool emptied and then taken out of use; or only says what that would move. Refused where a last copy would
+    /// be lost.
+    async fn begin_removal(&self, id: &str, request: &RemovalRequest) -> Result<RemovalView, ServiceError>;
+
+    /// Calls that off. What has been moved stays where it is.
+    async fn end_removal(&self, id: &str) -> Result<(), ServiceError>;
 
     /// Has the daemon end at once and be started again by its keeper, from the program that lies in its place then. What is
     /// mounted stays so, and its users wait meanwhile; refused where they would not merely wait. The keeper is first
@@ -216,13 +230,32 @@ pub trait LifeService: Send + Sync + 'static {
     async fn update_volume(&self, name: &str, update: &VolumeUpdate) -> Result<VolumeView, ServiceError>;
 }
 
+/// How replicas are spread over the pools of the cluster.
+#[async_trait]
+pub trait BalanceService: Send + Sync + 'static {
+    /// Replicas that are being moved, or are to be.
+    async fn rebalancing(&self) -> Result<RebalanceView, ServiceError>;
+
+    /// Has replicas moved from fuller to emptier pools, a few at a time; or only says which. Refused while some are.
+    async fn rebalance(&self, request: &RebalanceRequest) -> Result<RebalanceView, ServiceError>;
+
+    /// Calls that off for those that have not begun; gives back those that have.
+    async fn stop_rebalancing(&self) -> Result<RebalanceView, ServiceError>;
+}
+
 /// All that the command line asks about this node and its cluster.
 pub trait Management:
-    NodeService + ClusterService + RepairService + AccessService + WatchService + LifeService
+    NodeService + ClusterService + RepairService + AccessService + WatchService + LifeService + BalanceService
 {
 }
 
-impl<T: NodeService + ClusterService + RepairService + AccessService + WatchService + LifeService> Management
-    for T
+impl<T> Management for T where
+    T: NodeService
+        + ClusterService
+        + RepairService
+        + AccessService
+        + WatchService
+        + LifeService
+        + BalanceService
 {
 }

@@ -63,6 +63,28 @@ pub struct PoolView {
     pub status: String,
 }
 
+/// The wish to empty a pool, and then to take it out of use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RemovalRequest {
+    /// Whether it is only to be told what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What is in a pool that is to be emptied, or would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RemovalView {
+    /// The pool.
+    pub pool: String,
+    /// Whether it is being emptied: it takes no new replicas, and goes out of use as soon as it is empty.
+    pub leaving: bool,
+    /// What is still in it, one sentence each: where it is to go, or what keeps it there.
+    pub left: Vec<String>,
+    /// How many of these go by themselves; the others wait for somebody to do something.
+    pub moving: usize,
+}
+
 /// This node and all that it knows, on one screen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StatusView {

@@ -176,9 +176,88 @@ fn a_node_is_drained_and_given_up_while_its_volume_is_used() {
 }
 
 #[test]
+fn a_pool_goes_once_its_replicas_are_elsewhere_and_so_does_one_whose_disk_is_gone() {
+    let mut cluster = Cluster::of(3);
+    cluster.create(0, "v", json!({"size": "64M", "repl": "2", "nodes": "n1,n2"}));
+    let mounted = mountpoint(&cluster.docker(0).mount("v", "a").ok());
+    write(&mounted.join("file"), "before");
+    let pool = |cluster: &Cluster, node: usize| cluster.nodes[node].json(&["pool", "list"])[0].clone();
+    let id = |cluster: &Cluster, node| pool(cluster, node)["id"].as_str().expect("an id").to_owned();
+
+    let second = id(&cluster, 1);
+    let (code, message) = cluster.nodes[1].fails(&["pool", "remove", &second]);
+    assert!(code == 6 && message.contains("--move"), "{message}");
+    let told = cluster.nodes[1].ok(&["pool", "remove", &second, "--move", "--dry-run"]);
+    assert!(
+        told.contains("cannot be moved"),
+        "it may only be on n1 and n2: {told}"
+    );
+    assert_eq!(pool(&cluster, 1)["status"], "ok");
+    // What is begun holds through a restart, and can be called off.
+    cluster.nodes[1].ok(&["pool", "remove", &second, "--move", "--no-wait"]);
+    cluster.nodes[1].kill();
+    cluster.nodes[1].start();
+    assert_eq!(pool(&cluster, 1)["status"], "being emptied");
+    let drains = || cluster.nodes[0].json(&["node", "inspect", "n2"])[0]["pools"][0]["state"] == "draining";
+    assert!(eventually(Duration::from_secs(20), drains));
+    cluster.nodes[1].ok(&["pool", "remove", &second, "--undo"]);
+    assert_eq!(pool(&cluster, 1)["status"], "ok");
+    assert_eq!(homes(&cluster.volume(0, "v")), ["n1", "n2"]);
+
+    cluster.nodes[0].ok(&["volume", "update", "v", "--nodes", ""]);
+    let told = cluster.nodes[1].ok(&["pool", "remove", &second, "--move"]);
+    assert!(told.contains("is removed"), "{told}");
+    let volume = cluster.volume(0, "v");
+    assert_eq!(
+        (homes(&volume), in_sync(&volume)),
+        (vec!["n1".to_owned(), "n3".to_owned()], 2)
+    );
+    assert_eq!(cluster.nodes[1].json(&["pool", "list"]), json!([]));
+
+    // A disk breaks for good: its node gives the pool up, and nobody waits for what was on it.
+    let spare = cluster.nodes[1].path("spare.img").display().to_string();
+    cluster.nodes[1].ok(&["pool", "add", &spare, "--size", "4G"]);
+    let third = id(&cluster, 2);
+    cluster.nodes[2].terminate();
+    fs::remove_file(cluster.nodes[2].path("pool.img")).expect("it is there");
+    cluster.nodes[2].start();
+    assert_eq!(pool(&cluster, 2)["healthy"], false);
+    let told = cluster.nodes[2].ok(&["pool", "remove", &third, "--move"]);
+    assert!(told.contains("is removed"), "{told}");
+    let volume = cluster.volume(0, "v");
+    assert_eq!(
+        (homes(&volume), in_sync(&volume)),
+        (vec!["n1".to_owned(), "n2".to_owned()], 2)
+    );
+    assert_eq!(fs::read_to_string(mounted.join("file")).expect("kept"), "before");
+
+    // The last copy is not given up, whatever is asked for.
+    cluster.docker(0).unmount("v", "a").ok();
+    cluster.nodes[0].ok(&["volume", "update", "v", "--repl", "1", "--nodes", "n2"]);
+    let alone = || homes(&cluster.volume(0, "v")).len() == 1;
+    assert!(
+        eventually(Duration::from_secs(40), alone),
+        "{:#}",
+        cluster.volume(0, "v")
+    );
+    let last = homes(&cluster.volume(0, "v"))[0].clone();
+    let (node, file) = if last == "n1" {
+        (0, "pool.img")
+    } else {
+        (1, "spare.img")
+    };
+    let last = id(&cluster, node);
+    cluster.nodes[node].terminate();
+    fs::remove_file(cluster.nodes[node].path(file)).expect("it is there");
+    cluster.nodes[node].start();
+    let (code, message) = cluster.nodes[node].fails(&["pool", "remove", &last, "--move"]);
+    assert!(code == 6 && message.contains("replica in sync of v"), "{message}");
+}
+
+#[test]
 fn a_volume_gets_more_replicas_and_fewer_while_it_is_used() {
     let cluster = Cluster::of(3);
-    cluster.create(0, "v", json!({"size": "64M", "repl": "1"}));
+    cluster.create(0, "v", json!({"size": "2G", "repl": "1"}));
     let mounted = mountpoint(&cluster.docker(0).mount("v", "a").ok());
     write(&mounted.join("file"), "kept");
     let (code, message) = cluster.nodes[0].fails(&["volume", "update", "v", "--repl", "4"]);
@@ -203,6 +282,44 @@ fn a_volume_gets_more_replicas_and_fewer_while_it_is_used() {
         );
         assert_eq!(fs::read_to_string(mounted.join("file")).expect("kept"), "kept");
     }
+
+    // The other two nodes come to share what one of them has, though the daemon that was asked dies at once.
+    let other = homes(&cluster.volume(0, "v"))[1].clone();
+    cluster.create(
+        0,
+        "w",
+        json!({"size": "1G", "repl": "2", "nodes": format!("n1,{other}")}),
+    );
+    cluster.docker(0).mount("w", "a").ok();
+    let told = cluster.nodes[0].ok(&["cluster", "rebalance", "--dry-run", "--limit", "0"]);
+    assert!(told.starts_with("nothing is to be moved"), "{told}");
+    cluster.nodes[0].ok(&["volume", "update", "w", "--nodes", ""]);
+    let plan = || cluster.nodes[1].json(&["cluster", "rebalance", "--dry-run"]);
+    let one_move = || plan()["moves"].as_array().is_some_and(|moves| moves.len() == 1);
+    assert!(eventually(Duration::from_secs(10), one_move), "{:#}", plan());
+    assert_eq!(plan()["moves"][0]["from"], json!(other));
+    cluster.nodes[1].ok(&["cluster", "rebalance", "--no-wait"]);
+    cluster.nodes[1].kill_daemon();
+    let (code, message) = cluster.nodes[0].fails(&["cluster", "rebalance"]);
+    assert!(code == 6 && message.contains("being moved already"), "{message}");
+    let third = if other == "n2" { "n3" } else { "n2" };
+    let shared = || {
+        let both = [cluster.volume(0, "v"), cluster.volume(0, "w")];
+        let mut homes: Vec<String> = both.iter().flat_map(homes).collect();
+        homes.sort();
+        homes == ["n1", "n1", "n2", "n3"] && both.iter().all(|volume| in_sync(volume) == 2)
+    };
+    assert!(
+        eventually(Duration::from_secs(40), shared),
+        "one of them goes to {third}: {:#} {:#}",
+        cluster.volume(0, "v"),
+        cluster.volume(0, "w")
+    );
+    cluster.nodes[1].resumed(1);
+    let told = cluster.nodes[1].ok(&["cluster", "rebalance"]);
+    assert!(told.starts_with("nothing is to be moved"), "{told}");
+    assert_eq!(fs::read_to_string(mounted.join("file")).expect("kept"), "kept");
+    cluster.docker(0).unmount("w", "a").ok();
     cluster.docker(0).unmount("v", "a").ok();
 }
 

@@ -2,6 +2,7 @@
 
 use super::plan::Plan;
 use super::shell::{quote, words};
+use super::unit::BINARY;
 use crate::cli::CliError;
 use crate::config::{flag, variable};
 
@@ -32,8 +33,32 @@ pub(super) fn plugin(plan: &Plan, image: &str) -> Result<String, CliError> {
     text.push_str("mkdir -p /var/lib/bulkhead\n");
     text.push_str(&install(plan, image)?);
     text.push('\n');
-    text.extend(pool_lines(plan).map(|line| format!("{line}\n")));
+    for line in [command_line(), await_daemon()]
+        .into_iter()
+        .chain(pool_lines(plan))
+        .chain(class_lines(plan))
+    {
+        text.push_str(&line);
+        text.push('\n');
+    }
     Ok(text)
+}
+
+/// The command that gives a machine the plugin's program as its command line.
+fn command_line() -> String {
+    format!(
+        "install -m 0755 \"$(docker info --format '{{{{.DockerRootDir}}}}')/plugins/$(docker plugin inspect --format '{{{{.Id}}}}' {ALIAS})/rootfs/usr/bin/bulkhead\" {BINARY}"
+    )
+}
+
+/// The command that waits for the daemon: dockerd calls the plugin enabled before that has found the store.
+fn await_daemon() -> String {
+    format!("timeout 60 sh -c 'until {BINARY} --socket {SOCKET} pool list >/dev/null 2>&1; do sleep 1; done'")
+}
+
+/// A command for the daemon in the plugin.
+fn told<'a>(command: impl IntoIterator<Item = &'a str>) -> String {
+    words([BINARY, "--socket", SOCKET].into_iter().chain(command))
 }
 
 /// The commands that give a node its pools.
@@ -41,9 +66,28 @@ fn pool_lines(plan: &Plan) -> impl Iterator<Item = String> {
     plan.pools.iter().map(|pool| {
         let device = pool.device.to_string_lossy();
         let size = pool.size.iter().flat_map(|size| ["--size", size.as_str()]);
-        let add = ["bulkhead", "--socket", SOCKET, "pool", "add", &device];
-        words(add.into_iter().chain(size))
+        told(["pool", "add", &device].into_iter().chain(size))
     })
+}
+
+/// The commands that give the cluster its classes, unless it has them.
+fn class_lines(plan: &Plan) -> impl Iterator<Item = String> {
+    let classes = plan.classes.iter().map(|class| {
+        let name = class.name.as_str();
+        let options: Vec<String> = class
+            .options
+            .iter()
+            .flat_map(|(key, value)| ["-o".to_owned(), format!("{key}={value}")])
+            .collect();
+        let create = ["class", "create", name].into_iter();
+        format!(
+            "{} >/dev/null 2>&1 || {}",
+            told(["class", "inspect", name]),
+            told(create.chain(options.iter().map(String::as_str)))
+        )
+    });
+    let default = plan.default_class.iter();
+    classes.chain(default.map(|name| told(["class", "default", name])))
 }
 
 /// A stack with a service that installs the plugin wherever a node is, and looks after it.
@@ -52,7 +96,8 @@ pub(super) fn stack(plan: &Plan, image: &str, docker_image: &str) -> Result<Stri
         "mkdir -p /host/var/lib/bulkhead\n\
          docker plugin inspect {ALIAS} >/dev/null 2>&1 || {}\n\
          until [ \"$(docker plugin inspect --format '{{{{.Enabled}}}}' {ALIAS})\" = true ]; do docker plugin enable {ALIAS} || sleep 10; done\n\
-         exec sleep 2147483647\n",
+         trap 'exit 0' TERM\n\
+         sleep 2147483647 & wait\n",
         install(plan, image)?
     );
     // What stands between quotes in JSON does in YAML; a dollar would be taken for a variable of the stack.
@@ -61,16 +106,30 @@ pub(super) fn stack(plan: &Plan, image: &str, docker_image: &str) -> Result<Stri
         .replace('$', "$$");
     let image = serde_json::to_string(docker_image).map_err(|error| CliError::Usage(error.to_string()))?;
     let secret = plan.warning();
-    let pools: String = pool_lines(plan).map(|line| format!("#   {line}\n")).collect();
-    let pools = if pools.is_empty() {
-        pools
-    } else {
-        format!("# Then, on each node that is to store something:\n{pools}")
+    let listed = |when: &str, lines: &[String]| {
+        let lines: String = lines.iter().map(|line| format!("#   {line}\n")).collect();
+        if lines.is_empty() {
+            lines
+        } else {
+            format!("# {when}:\n{lines}")
+        }
     };
+    let then = [
+        listed(
+            "Then, on each node, its command line",
+            &[command_line(), await_daemon()],
+        ),
+        listed(
+            "on each node that is to store something",
+            &pool_lines(plan).collect::<Vec<_>>(),
+        ),
+        listed("and once, on any of them", &class_lines(plan).collect::<Vec<_>>()),
+    ]
+    .concat();
     Ok(format!(
-        "# Installs Bulkhead as a managed plugin on every node of a Swarm, also on those that join later:\n\
+        "# Installs Bulkhead as a managed plugin on every node of a Swarm, also on those that join later. On a manager:\n\
          #   docker stack deploy --compose-file THIS-FILE bulkhead\n\
-         {secret}{pools}version: \"3.8\"\n\
+         {secret}{then}version: \"3.8\"\n\
          services:\n\
          \x20 install:\n\
          \x20   image: {image}\n\

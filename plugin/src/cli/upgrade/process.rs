@@ -7,14 +7,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use bulkhead_keeper::ENV_SOCKET;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::CliError;
+use crate::proc::stat;
 use crate::service::StatusView;
 
-/// In the environment of a daemon that a keeper has started.
-const MARK: &[u8] = b"BULKHEAD_KEEPER=";
 /// What the kernel adds to the path of a program that is no longer there.
 const DELETED: &str = " (deleted)";
 /// A keeper starts the daemon again at once; one that waits for so long has seen it die twice in a row.
@@ -67,10 +67,11 @@ pub(super) struct Keeper {
 impl Keeper {
     fn of(daemon: u32) -> Option<Self> {
         let variables = fs::read(format!("/proc/{daemon}/environ")).ok()?;
-        if !variables
-            .split(|&byte| byte == 0)
-            .any(|one| one.starts_with(MARK))
-        {
+        let is_mark = |one: &[u8]| {
+            one.strip_prefix(ENV_SOCKET.as_bytes())
+                .is_some_and(|rest| rest.starts_with(b"="))
+        };
+        if !variables.split(|&byte| byte == 0).any(is_mark) {
             return None;
         }
         let pid = stat(daemon, 1)?.parse().ok()?;
@@ -112,13 +113,6 @@ impl Keeper {
             .filter_map(|pid| pid.parse().ok())
             .collect()
     }
-}
-
-/// A field of `/proc/PID/stat`, counted from the one behind the name.
-fn stat(pid: u32, field: usize) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = text.rsplit_once(") ")?;
-    rest.split_whitespace().nth(field).map(str::to_owned)
 }
 
 fn identity(path: &str) -> Option<(u64, u64)> {

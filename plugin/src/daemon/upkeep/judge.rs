@@ -70,7 +70,7 @@ pub(super) fn surplus(volume: &VolumeRecord, away: &Away) -> Option<ReplicaId> {
         return None;
     }
     // Nothing goes before all of them have answered, so each counts as one that can be reached.
-    rebuild::surplus(volume, None, |_| true, |replica| away.is_leaving(replica.node))
+    rebuild::surplus(volume, None, |_| true, |replica| away.is_leaving(replica))
 }
 
 /// The place of a node among others, in an order of this volume's own.

@@ -197,9 +197,50 @@ pub(crate) fn dies(lab: &mut Lab, _: Extent) -> Result<Vec<Figure>> {
         })?;
     }
     let seconds = |took: Duration| format!("{:.1} s", took.as_secs_f64());
+    let balanced = balanced(lab)?;
     Ok(vec![
+        figure(
+            "from four volumes on one node to all pools alike",
+            seconds(balanced),
+        ),
         figure("from the power cut to offline on the others", seconds(noticed)),
         figure("then a container with the volume on another node", seconds(taken)),
         figure("from power on to two replicas in sync", seconds(whole)),
     ])
+}
+
+/// Four volumes that are all on one node come to be spread over three, though the node that was asked loses its power.
+fn balanced(lab: &mut Lab) -> Result<Duration> {
+    let pool = lab.node(0).bulkhead.json("node inspect n1")?[0]["pools"][0].clone();
+    let size = pool["promisable"].as_u64().context("a pool has no size")? >> 23;
+    let names: Vec<String> = (0..4).map(|n| format!("balanced-{n}")).collect();
+    for name in &names {
+        lab.node(0).create(name, &format!("size={size}M nodes=n1"))?;
+        let line = format!("volume update {name} --nodes n1,n2,n3");
+        lab.node(0).bulkhead.cli(&line).run()?;
+    }
+    let begin = Instant::now();
+    let line = "cluster rebalance --no-wait --limit 1";
+    lab.node(2).bulkhead.cli(line).run()?;
+    lab.power_off(2)?;
+    lab.power_on(2)?;
+    // Refused while replicas are on the move.
+    wait::retry("the pools are alike", Duration::from_secs(180), || {
+        let plan = lab.node(1).bulkhead.json("cluster rebalance --no-wait")?;
+        ensure!(plan["moves"].as_array().is_some_and(Vec::is_empty), "{plan:#}");
+        Ok(())
+    })?;
+    let took = begin.elapsed();
+    let mut homes = Vec::new();
+    for name in &names {
+        let view = inspect(lab, 0, name)?;
+        homes.push(view["replicas"][0]["node"].clone());
+        ensure!(view["healthy"] == true, "{name}: {view:#}");
+    }
+    let moved = homes.iter().filter(|home| *home != "n1").count();
+    ensure!((2..=3).contains(&moved), "the volumes are on {homes:?}");
+    for name in &names {
+        lab.node(0).dockerd.run(&format!("volume rm {name}"))?;
+    }
+    Ok(took)
 }

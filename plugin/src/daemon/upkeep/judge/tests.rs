@@ -65,6 +65,9 @@ fn a_surplus_replica_goes_only_while_all_is_well() {
         None,
         "not before there is another one"
     );
+    let emptied = Away::with_leaving_pool(three.replicas[1].pool);
+    assert_eq!(surplus(&three, &emptied), Some(three.replicas[1].id));
+    assert_eq!(surplus(&volume(&[1, 2], 2), &emptied), None);
     three.replicas[1].trouble = Some("it has failed: EIO".to_owned());
     assert_eq!(surplus(&three, &stay), None, "a mount decides about that one");
     three.replicas[1].trouble = None;
