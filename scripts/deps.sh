@@ -18,7 +18,7 @@ for purpose in "$@"; do
             as_root mkdir -p /etc/postgresql-common
             echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
         fi
-        apt_install docker.io iptables busybox-static etcd-server etcd-client fio openssl postgresql-15 tzdata shellcheck
+        apt_install curl docker.io iptables busybox-static etcd-server etcd-client fio openssl postgresql-15 tzdata shellcheck
         ;;
     bench)
         # Without what it only suggests: no server of it is started on the machine.

@@ -25,6 +25,9 @@ pub const POSTGRES: &str = "postgres";
 /// The image with busybox, fio and the register checker.
 pub const REGISTER: &str = "register";
 
+/// The image with busybox and Docker's command line.
+pub const DOCKER: &str = "docker:cli";
+
 /// Raised when the recipe below changes, so that no old archive is used.
 const RECIPE: u32 = 3;
 
@@ -56,6 +59,7 @@ pub fn load(dockerd: &Dockerd, name: &str) -> Result<()> {
         FIO => fio(dockerd),
         POSTGRES => postgres(dockerd),
         REGISTER => register(dockerd),
+        DOCKER => docker(dockerd),
         other => bail!("there is no recipe for an image {other:?}"),
     }
 }
@@ -89,6 +93,14 @@ pub fn register(dockerd: &Dockerd) -> Result<()> {
             .context("cannot copy the checker")
     })?;
     dockerd.import(&archive, REGISTER, &["CMD [\"sh\"]"])
+}
+
+/// Loads [`DOCKER`] into a dockerd.
+pub fn docker(dockerd: &Dockerd) -> Result<()> {
+    let archive = archive("docker", &["docker.io"], |root| {
+        add_programs(root, &["/usr/bin/docker"])
+    })?;
+    dockerd.import(&archive, DOCKER, &["CMD [\"sh\"]"])
 }
 
 /// Loads [`POSTGRES`] into a dockerd.

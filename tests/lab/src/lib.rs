@@ -24,9 +24,11 @@
 //! | [`store`] | etcd or Consul, a member on each host |
 //! | [`disk`] | a disk that fails, and that forgets what was not synced |
 //! | [`driver`] | the volume driver's socket, called as dockerd calls it |
+//! | [`docs`] | the documentation's commands, and which of them are run |
 //! | [`keep`] | the logs of a run that failed |
 //! | [`lab`] | several hosts with a store, daemons, pools and dockerds: a cluster |
 //! | [`register`] | a checker that knows which values a block may hold after any fault |
+//! | [`registry`] | the managed plugin in a registry of each host's own |
 //! | [`faults`] | random faults under that checker |
 //! | [`report`] | what a run found, as a table |
 //! | [`story`] | PostgreSQL survives the loss of its node: the founding story and its sisters |
@@ -43,6 +45,7 @@ pub mod command;
 pub mod cuts;
 pub mod disk;
 pub mod dockerd;
+pub mod docs;
 pub mod driver;
 pub mod faults;
 pub mod host;
@@ -56,6 +59,7 @@ pub mod plan;
 pub mod postgres;
 pub mod programs;
 pub mod register;
+pub mod registry;
 pub mod report;
 pub mod service;
 pub mod store;

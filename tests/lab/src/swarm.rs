@@ -39,9 +39,19 @@ impl Task {
     }
 }
 
-/// Makes one Swarm of all dockerds; each is a manager.
+/// Makes one Swarm of all dockerds of a lab; each is a manager.
 pub fn form(lab: &Lab) -> Result<()> {
-    let first = &lab.node(0).dockerd;
+    let members = lab.members.iter();
+    form_of(
+        &members
+            .map(|member| (member.number, &member.node.dockerd))
+            .collect::<Vec<_>>(),
+    )
+}
+
+/// Makes one Swarm of dockerds on hosts of these numbers, of which the first is 1; each is a manager.
+pub fn form_of(dockerds: &[(u8, &Dockerd)]) -> Result<()> {
+    let (_, first) = dockerds.first().context("a Swarm of nobody")?;
     let join = |number: u8| {
         let at = address(number);
         format!("--advertise-addr {at} --listen-addr {at}:2377")
@@ -50,14 +60,10 @@ pub fn form(lab: &Lab) -> Result<()> {
         .run(&format!("swarm init {}", join(1)))
         .context("cannot begin the Swarm")?;
     let token = first.run("swarm join-token --quiet manager")?;
-    for member in &lab.members[1..] {
-        let line = format!(
-            "swarm join --token {token} {} {}:2377",
-            join(member.number),
-            address(1)
-        );
+    for (number, dockerd) in &dockerds[1..] {
+        let line = format!("swarm join --token {token} {} {}:2377", join(*number), address(1));
         wait::retry("the manager joins", Duration::from_secs(30), || {
-            member.node.dockerd.run(&line)
+            dockerd.run(&line)
         })?;
     }
     wait::until("all managers are reachable", Duration::from_secs(30), || {
@@ -66,7 +72,7 @@ pub fn form(lab: &Lab) -> Result<()> {
             .lines()
             .filter(|line| *line == "Ready/Leader" || *line == "Ready/Reachable")
             .count();
-        Ok((good == lab.members.len()).then_some(()))
+        Ok((good == dockerds.len()).then_some(()))
     })
 }
 

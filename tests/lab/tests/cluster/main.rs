@@ -1,6 +1,7 @@
 //! A cluster of three hosts: joining, volumes seen everywhere, races with one winner, a node that dies, a store that is away,
 //! and Swarm. A short form runs with all tests; `make test-cluster STORE=etcd|consul` runs the whole.
 
+mod docs;
 mod life;
 mod outage;
 mod races;
@@ -87,6 +88,7 @@ fn run(store: StoreKind, extent: Extent) -> Result<()> {
         "a service runs where its volume has a replica, also after that node is drained",
         &swarm::near_its_data,
     );
+    case("what the documentation says to type", &docs::run);
     if extent.whole {
         case(
             "each store member killed under a running workload",
