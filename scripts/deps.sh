@@ -7,7 +7,7 @@ set -euo pipefail
 for purpose in "$@"; do
     case $purpose in
     build)
-        apt_install build-essential pkg-config protobuf-compiler
+        apt_install build-essential pkg-config protobuf-compiler libprotobuf-dev
         ;;
     run)
         apt_install util-linux e2fsprogs xfsprogs btrfs-progs iproute2 jq
