@@ -85,13 +85,6 @@ struct Table<'a> {
     groups: BTreeMap<(&'a str, NodeId), usize>,
 }
 
-const fn place(replica: &Replica) -> Placed {
-    Placed {
-        node: replica.node,
-        pool: replica.pool,
-    }
-}
-
 /// How full a pool is with so many bytes promised, in billionths.
 fn fill(pool: &PoolView, allocated: u64) -> u64 {
     let billionths = u128::from(allocated) * 1_000_000_000 / u128::from(pool.promisable().max(1));
@@ -114,7 +107,7 @@ impl<'a> Table<'a> {
             if table.is_settled(record) {
                 table.volumes.push(Movable {
                     record,
-                    at: record.replicas.iter().map(place).collect(),
+                    at: record.replicas.iter().map(Replica::placed).collect(),
                 });
             }
         }
@@ -214,7 +207,7 @@ impl<'a> Table<'a> {
         let taken = volume.at.iter().any(|at| at.node == to.node);
         // Where one of them is until it has moved another one has no place: but it may stay after all.
         let was_there = volume.record.replicas.iter().any(|old| old.node == to.node);
-        let stays_there = volume.record.replicas.iter().any(|old| place(old) == to);
+        let stays_there = volume.record.replicas.iter().any(|old| old.placed() == to);
         // Who uses a volume reads from its own node.
         let used_here = volume.record.user_node() == Some(from.node);
         if taken || (was_there && !stays_there) || used_here || may_hold(spec, node).is_err() {
@@ -287,8 +280,10 @@ impl<'a> Table<'a> {
             let mut new = volume
                 .at
                 .iter()
-                .filter(|at| !old.iter().any(|replica| place(replica) == **at));
-            let leaving = old.iter().filter(|replica| !volume.at.contains(&place(replica)));
+                .filter(|at| !old.iter().any(|replica| replica.placed() == **at));
+            let leaving = old
+                .iter()
+                .filter(|replica| !volume.at.contains(&replica.placed()));
             for replica in leaving {
                 if let Some(to) = new.next() {
                     moves.push(Move {
@@ -296,7 +291,7 @@ impl<'a> Table<'a> {
                         name: volume.record.name.clone(),
                         replica: replica.id,
                         size: volume.record.spec.size,
-                        from: place(replica),
+                        from: replica.placed(),
                         to: *to,
                     });
                 }

@@ -198,6 +198,14 @@ impl Replica {
         }
     }
 
+    /// Where it is.
+    pub const fn placed(&self) -> Placed {
+        Placed {
+            node: self.node,
+            pool: self.pool,
+        }
+    }
+
     /// Whether it is in sync, and nothing is known against it. Its node or its pool may be away all the same.
     pub fn is_sound(&self) -> bool {
         self.made && self.state == ReplicaState::Member && self.trouble.is_none()

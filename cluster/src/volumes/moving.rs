@@ -10,8 +10,7 @@ use crate::schema::{ChangeId, Placed, Replica, VolumeRecord, VolumeState};
 impl VolumeRecord {
     /// Whether there is a replica already in the place that another one is to leave for.
     pub fn has_begun(&self, to: Placed) -> bool {
-        let mut replicas = self.replicas.iter();
-        replicas.any(|replica| replica.node == to.node && replica.pool == to.pool)
+        self.replicas.iter().any(|replica| replica.placed() == to)
     }
 }
 

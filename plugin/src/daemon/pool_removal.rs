@@ -57,6 +57,11 @@ impl Daemon {
             .unwrap_or_default()
     }
 
+    fn is_leaving(&self, pool: PoolId) -> bool {
+        self.catalogue
+            .read(|contents| self.leaving(contents).contains(&pool))
+    }
+
     /// Takes a pool out of use in which there is nothing, by the records in the store.
     pub(super) async fn remove_empty_pool(&self, pool: PoolId) -> Result<(), ServiceError> {
         let all = self.volumes.all().await;
@@ -157,10 +162,7 @@ impl Daemon {
 
     /// Calls off that a pool is emptied.
     pub(super) async fn keep_pool(self: &Arc<Self>, pool: PoolId) -> Result<(), ServiceError> {
-        if !self
-            .catalogue
-            .read(|contents| self.leaving(contents).contains(&pool))
-        {
+        if !self.is_leaving(pool) {
             return Ok(());
         }
         self.set_leaving(pool, false).await?;
@@ -179,10 +181,7 @@ impl Daemon {
 
     /// Notes in the store whether a pool is to go.
     pub(super) async fn set_leaving(&self, pool: PoolId, leaving: bool) -> Result<(), ServiceError> {
-        let known = self
-            .catalogue
-            .read(|contents| self.leaving(contents).contains(&pool));
-        if known == leaving && !self.catalogue.freshness().from_disk {
+        if self.is_leaving(pool) == leaving && !self.catalogue.freshness().from_disk {
             return Ok(());
         }
         let changed = self.nodes.update(self.node, |record| {

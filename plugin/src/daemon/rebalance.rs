@@ -29,7 +29,7 @@ struct Marked<'a> {
 impl Marked<'_> {
     fn successor(&self) -> Option<&Replica> {
         let mut replicas = self.volume.replicas.iter();
-        replicas.find(|other| other.node == self.to.node && other.pool == self.to.pool)
+        replicas.find(|other| other.placed() == self.to)
     }
 
     /// What keeps it from going on now.

@@ -63,7 +63,7 @@ fn carried_out(view: &View, volumes: &[VolumeRecord], plan: &Plan) -> (View, Vec
                 .iter_mut()
                 .filter(|replica| replica.id == one.replica)
             {
-                assert_eq!(place(replica), one.from);
+                assert_eq!(replica.placed(), one.from);
                 (replica.node, replica.pool) = (one.to.node, one.to.pool);
             }
         }
@@ -182,7 +182,7 @@ proptest! {
             for record in &moved {
                 let nodes: BTreeSet<NodeId> = record.replicas.iter().map(|replica| replica.node).collect();
                 prop_assert_eq!(nodes.len(), record.replicas.len(), "two on one node");
-                prop_assert!(record.replicas.iter().all(|replica| known.contains(&place(replica))));
+                prop_assert!(record.replicas.iter().all(|replica| known.contains(&replica.placed())));
             }
             for one in &plan.moves {
                 let pool = &after.pools[&one.to.pool];
