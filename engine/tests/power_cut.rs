@@ -248,7 +248,15 @@ fn a_device_that_fails_under_its_file_system_is_final() {
     for op in [BlockOp::Flush, BlockOp::Read(ByteRange::new(0, 4096))] {
         assert_eq!(submit(&volume, op).unwrap_err(), IoError::Io);
     }
-    let ended = volume.ended().unwrap();
+    // The requests are answered before it is told why.
+    let until = Instant::now() + Duration::from_secs(20);
+    let ended = loop {
+        match volume.ended() {
+            Some(reason) => break reason,
+            None => assert!(Instant::now() < until, "it never says that it has ended"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
     assert!(
         matches!(ended, EndReason::LastMemberFailed(Some(FailCause::Sync))),
         "{ended:?}"
