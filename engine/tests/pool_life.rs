@@ -267,7 +267,7 @@ fn a_request_that_makes_no_sense_says_why() -> Outcome {
             },
             "does not exist",
         ),
-        (spec_of(home.0.path()), "neither"),
+        (spec_of(home.0.path()), "not empty"),
         (spec_of(Path::new("/dev/null")), "neither"),
     ] {
         let said = refused(pools.add(&spec));
@@ -422,4 +422,100 @@ fn a_damaged_list_is_never_taken_for_an_empty_one() -> Outcome {
     };
     assert!(error.to_string().contains("pools.json"), "{error}");
     Ok(())
+}
+
+#[test]
+fn a_directory_becomes_a_pool_and_is_found_again() -> Outcome {
+    let home = Home::new()?;
+    let pools = home.open()?;
+    let place = home.path("place");
+    fs::create_dir(&place)?;
+    let made = pools.add(&spec_of(&place))?;
+    assert_eq!((made.kind, &made.state), (PoolKind::Directory, &PoolState::Ready));
+    let usage = made.usage.ok_or("no usage")?;
+    assert!(usage.capacity > 0 && usage.allocated == 0, "{usage:?}");
+    assert_eq!(home.loops()?, [""; 0], "it needs no loop device");
+
+    // What is written to the pool lies in the directory, and counts as promised.
+    let replica = pools.dir(made.id)?.join("replicas/one");
+    fs::create_dir(&replica)?;
+    File::create(replica.join("data"))?.set_len(1 << 30)?;
+    assert!(place.join("replicas/one/data").exists());
+    let usage = pools.get(made.id)?.usage.ok_or("no usage")?;
+    assert_eq!((usage.allocated, usage.replicas), (1 << 30, 1));
+    assert!(matches!(
+        pools.remove(made.id, Removal::DeleteFile),
+        Err(PoolError::NotEmpty { count: 1, .. })
+    ));
+
+    // After a restart of the machine it is bound again.
+    assert_eq!(pools.close().len(), 0);
+    assert_eq!(home.mounts()?, [""; 0]);
+    let pools = home.open()?;
+    assert_eq!(pools.list()[0].state, PoolState::Ready);
+
+    // Removed and kept, it can be added again as what it is; the second time it is emptied.
+    fs::remove_dir_all(pools.dir(made.id)?.join("replicas/one"))?;
+    pools.remove(made.id, Removal::Keep)?;
+    home.assert_nothing_left()?;
+    assert_eq!(pools.add(&spec_of(&place))?.id, made.id);
+    pools.remove(made.id, Removal::DeleteFile)?;
+    home.assert_nothing_left()?;
+    assert_eq!(fs::read_dir(&place)?.count(), 0, "it is empty as it was");
+    Ok(())
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_never_written_below() -> Outcome {
+    let home = Home::new()?;
+    let pools = home.open()?;
+    let place = home.path("place");
+    fs::create_dir(&place)?;
+    let made = pools.add(&spec_of(&place))?;
+    assert_eq!(pools.close().len(), 0);
+    // The disk below it is not mounted: another directory is in its place, empty.
+    fs::rename(&place, home.path("elsewhere"))?;
+    fs::create_dir(&place)?;
+    let pools = home.open()?;
+    let PoolState::Failed { reason } = &pools.list()[0].state else {
+        return Err("an empty directory was taken for the pool".into());
+    };
+    assert!(reason.contains("something that is no pool"), "{reason}");
+    assert!(matches!(pools.dir(made.id), Err(PoolError::NotReady { .. })));
+    home.assert_nothing_left()?;
+    // Nor one that is not there at all.
+    fs::remove_dir(&place)?;
+    assert!(matches!(pools.retry(made.id)?.state, PoolState::Failed { .. }));
+    home.assert_nothing_left()?;
+    fs::rename(home.path("elsewhere"), &place)?;
+    assert_eq!(pools.retry(made.id)?.state, PoolState::Ready);
+    pools.remove(made.id, Removal::Keep)?;
+    home.assert_nothing_left()
+}
+
+#[test]
+fn a_directory_is_refused_unless_it_is_empty_and_on_a_disk() -> Outcome {
+    let home = Home::new()?;
+    let pools = home.open()?;
+    let place = home.path("place");
+    fs::create_dir(&place)?;
+    fs::write(place.join("letter"), "dear")?;
+    let text = refused(pools.add(&spec_of(&place)));
+    assert!(text.contains("not empty (it has `letter`)"), "{text}");
+    fs::remove_file(place.join("letter"))?;
+    let sized = PoolSpec {
+        size: Some(SIZE),
+        ..spec_of(&place)
+    };
+    let text = refused(pools.add(&sized));
+    assert!(text.contains("leave `--size` away"), "{text}");
+    let memory = tempfile::Builder::new().prefix("bulkhead-pool-").tempdir_in("/dev/shm")?;
+    let text = refused(pools.add(&spec_of(memory.path())));
+    assert!(text.contains("not on ext4, xfs or btrfs"), "{text}");
+    let other = Pools::open(&home.path("other"), owner(2))?;
+    let made = other.add(&spec_of(&place))?;
+    let text = refused(pools.add(&spec_of(&place)));
+    assert!(text.contains("of node"), "{text}");
+    other.remove(made.id, Removal::Keep)?;
+    home.assert_nothing_left()
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use bulkhead_lab::driver::Driver;
 use bulkhead_lab::store::StoreKind;
-use bulkhead_lab::{Bulkhead, Host, Lab};
+use bulkhead_lab::{Bulkhead, Host, Lab, node};
 
 use super::cost;
-use super::target::{DISK, MOUNT, Sizes, Target, age};
+use super::target::{MOUNT, Sizes, Target, age};
 
 /// The volume that is measured.
 const VOLUME: &str = "target";
@@ -45,20 +45,19 @@ pub fn name(replicas: u8) -> String {
 }
 
 impl Replicated {
-    /// A volume with so many replicas, each on a node of its own. One replica needs no cluster.
+    /// A volume with so many replicas, each on a node of its own, in a file on the machine's disk as the plain loop device's is.
+    /// One replica needs no cluster.
     pub fn start(replicas: u8, sizes: Sizes) -> Result<Self> {
-        // The pool has a file system of its own, which takes its share.
-        let pool = format!("{}G", sizes.volume + 2);
         let (host, nodes) = if replicas == 1 {
             let host = Host::start("bench-bulkhead")?;
             let daemon = Bulkhead::start(&host)?;
-            daemon.add_pool(&format!("{DISK}/pool.img"), &pool)?;
+            daemon.add_directory_pool(node::POOL_DIRECTORY)?;
             (host, Nodes::Alone { _daemon: daemon })
         } else {
             let lab = Lab::new(replicas)
                 .label("bench-bulkhead")
                 .store(StoreKind::Etcd)
-                .pool(&pool)
+                .directory_pools()
                 .start()?;
             (lab.host(0).clone(), Nodes::Cluster(lab))
         };

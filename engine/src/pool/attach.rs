@@ -1,4 +1,4 @@
-//! One pool's way from a device or file to a mounted file system, and back.
+//! One pool's way from a device, file or directory to a mounted file system, and back.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::unistd::{Whence, lseek};
 
+use super::directory;
 use super::error::{Doing, PoolError};
 use super::list::Entry;
 use super::marker::{Marker, PoolOwner};
@@ -40,15 +41,19 @@ pub(super) const REPLICAS: &str = "replicas";
 pub(super) fn bring_up(entry: &Entry, dir: &Path, owner: PoolOwner) -> Result<(), PoolError> {
     fs::create_dir_all(dir).doing(|| format!("making the directory {}", dir.display()))?;
     if mounts::mounted_on(dir)?.is_none() {
-        let source = Source::open(&entry.path, entry.kind, entry.id)?;
         let flags = MsFlags::MS_NOATIME | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-        // A file gives its space back as volumes do; a disk is trimmed by its owner's own rhythm.
-        let data = if entry.kind == PoolKind::File {
-            "discard"
+        if entry.kind == PoolKind::Directory {
+            directory::bind(&entry.path, dir, flags)?;
         } else {
-            ""
-        };
-        mount(source.device(), dir, flags, data)?;
+            let source = Source::open(&entry.path, entry.kind, entry.id)?;
+            // A file gives its space back as volumes do; a disk is trimmed by its owner's own rhythm.
+            let data = if entry.kind == PoolKind::File {
+                "discard"
+            } else {
+                ""
+            };
+            mount(source.device(), dir, flags, data)?;
+        }
     }
     let checked = check(entry, dir, owner);
     if checked.is_err() {
@@ -71,7 +76,7 @@ fn check(entry: &Entry, dir: &Path, owner: PoolOwner) -> Result<(), PoolError> {
     match marker {
         Some(marker) if marker.pool == entry.id && marker.is_of(owner) => Ok(()),
         Some(marker) => Err(mistaken(format!("pool {} of node {}", marker.pool, marker.node))),
-        None => Err(mistaken("a file system that is no pool".into())),
+        None => Err(mistaken("something that is no pool".into())),
     }
 }
 
@@ -95,6 +100,9 @@ pub(super) fn make(
     owner: PoolOwner,
     scratch: &Path,
 ) -> Result<PoolId, PoolError> {
+    if kind == PoolKind::Directory {
+        return directory::make(path, fresh, owner);
+    }
     let source = Source::open(path, kind, fresh)?;
     let made = make_on(source.device(), path, fresh, owner, scratch);
     let closed = source.close();

@@ -1,4 +1,4 @@
-//! Whether a device or file may become a pool: it must not be in use, nor hold anything but one of our own pools.
+//! Whether a device, file or directory may become a pool: it must not be in use, nor hold anything but one of our own pools.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{major, minor};
 
+use super::directory;
 use super::error::{Doing, PoolError};
 use super::spec::{PoolKind, PoolSpec};
 use crate::host::ioctl;
@@ -16,7 +17,7 @@ use crate::host::mountinfo::MountInfo;
 /// The smallest pool: what xfsprogs insists on.
 pub(super) const MINIMUM: u64 = 300 << 20;
 
-/// A device or file that may be looked into.
+/// A device, file or directory that may be looked into.
 #[derive(Debug)]
 pub(super) struct Claim {
     /// With links resolved.
@@ -35,6 +36,9 @@ pub(super) fn claim(spec: &PoolSpec) -> Result<Claim, PoolError> {
         Err(error) => return Err(error).doing(what),
     };
     let path = fs::canonicalize(&spec.path).doing(what)?;
+    if metadata.is_dir() {
+        return claim_directory(path, spec);
+    }
     let (kind, size) = if metadata.file_type().is_block_device() {
         (PoolKind::Device, open_alone(&path, metadata.rdev())?)
     } else if metadata.is_file() {
@@ -52,6 +56,18 @@ pub(super) fn claim(spec: &PoolSpec) -> Result<Claim, PoolError> {
     Ok(Claim {
         path,
         kind,
+        is_new: false,
+    })
+}
+
+fn claim_directory(path: PathBuf, spec: &PoolSpec) -> Result<Claim, PoolError> {
+    if spec.size.is_some() {
+        return Err(PoolError::SizeOfDirectory(path));
+    }
+    directory::refuse_unsuitable(&path)?;
+    Ok(Claim {
+        path,
+        kind: PoolKind::Directory,
         is_new: false,
     })
 }

@@ -24,12 +24,32 @@ pub enum PoolError {
     Host(#[from] HostError),
     /// Nothing there, and no size to make a file of.
     #[error(
-        "{0} does not exist: give a size to make it as a file, as `--size 10G`, or check the device's name"
+        "{0} does not exist: give a size to make it as a file, as `--size 10G`, make the directory, or check the device's name"
     )]
     Missing(PathBuf),
-    /// Neither a block device nor a file.
-    #[error("{0} is neither a block device nor a file: a pool is made of a disk, a partition or a file")]
+    /// Neither a block device nor a file nor a directory.
+    #[error(
+        "{0} is neither a block device nor a file nor a directory: a pool is made of a disk, a partition, a file or a directory"
+    )]
     Kind(PathBuf),
+    /// A size for a directory.
+    #[error(
+        "{0} is a directory, which has the size of its file system: leave `--size` away, or give the name of a file to be made, as `{0}/pool.img`"
+    )]
+    SizeOfDirectory(PathBuf),
+    /// A directory whose file system does not keep what a replica needs to be kept.
+    #[error(
+        "{0} is not on ext4, xfs or btrfs: a pool needs a file system that is on a disk of this node. Give a directory on one, or a disk"
+    )]
+    Unsuitable(PathBuf),
+    /// A directory with something in it.
+    #[error("{path} is not empty (it has `{entry}`): give an empty directory, as `mkdir {path}/pool` makes one")]
+    NotEmptyDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Something that is in it.
+        entry: String,
+    },
     /// A size for something that has one.
     #[error("{path} exists already and has {size} bytes: leave the size away to use it as it is")]
     SizeOfExisting {

@@ -81,6 +81,12 @@ impl Marker {
     }
 }
 
+/// Takes it away: the directory is no pool any more.
+pub(super) fn remove(root: &Path) -> Result<(), PoolError> {
+    let path = root.join(NAME);
+    fs::remove_file(&path).doing(|| format!("deleting {}", path.display()))
+}
+
 /// Puts a value into a file such that after a power cut it is either the old one or the new one.
 pub(super) fn write_durably(path: &Path, value: &impl Serialize) -> Result<(), PoolError> {
     let what = || format!("writing {}", path.display());

@@ -8,8 +8,9 @@
 //! |---|---|
 //! | [`pools`] | all pools of a host: add, list, remove, attach at start |
 //! | [`spec`] | what is asked for, and what is told about a pool |
-//! | [`claim`] | whether a device or file may be taken |
+//! | [`claim`] | whether a device, file or directory may be taken |
 //! | [`attach`] | loop device, file system and mount of one pool |
+//! | [`directory`] | a pool in a directory of a file system that others use as well |
 //! | [`marker`] | the file by which a pool is known again |
 //! | [`list`] | the list on disk |
 //! | [`medium`] | what kind of disk lies below |
@@ -17,6 +18,7 @@
 
 mod attach;
 mod claim;
+mod directory;
 mod error;
 mod list;
 mod marker;

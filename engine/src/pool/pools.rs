@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::attach::{REPLICAS, bring_up, make, take_down};
 use super::claim::claim;
+use super::directory;
 use super::error::{Doing, PoolError};
 use super::list::{self, Entry};
 use super::marker::{Marker, PoolOwner};
@@ -90,7 +91,7 @@ impl Pools {
         Ok(info)
     }
 
-    /// Makes a pool of a device or file, or takes it as it is if it is one of this node's pools already.
+    /// Makes a pool of a device, file or directory, or takes it as it is if it is one of this node's pools already.
     pub fn add(&self, spec: &PoolSpec) -> Result<PoolInfo, PoolError> {
         let _change = self.changes.lock();
         let real = fs::canonicalize(&spec.path).unwrap_or_else(|_| spec.path.clone());
@@ -147,10 +148,13 @@ impl Pools {
         take_down(&entry, &self.dir_of(id))?;
         list::write(&self.state_dir, rest)?;
         self.pools.write().retain(|pool| pool.entry.id != id);
-        if removal == Removal::DeleteFile && entry.kind == PoolKind::File {
-            fs::remove_file(&entry.path).doing(|| format!("deleting {}", entry.path.display()))?;
+        match (removal, entry.kind) {
+            (Removal::DeleteFile, PoolKind::File) => {
+                fs::remove_file(&entry.path).doing(|| format!("deleting {}", entry.path.display()))
+            }
+            (Removal::DeleteFile, PoolKind::Directory) => directory::clear(&entry.path),
+            (Removal::Keep, _) | (_, PoolKind::Device) => Ok(()),
         }
-        Ok(())
     }
 
     /// Strikes a pool off the list without looking at it: one whose disk is gone for good.

@@ -11,7 +11,7 @@ use crate::ids::PoolId;
 /// A pool to be added.
 #[derive(Clone, Debug)]
 pub struct PoolSpec {
-    /// A block device, or a file that is or will be one's content.
+    /// A block device, a file that is or will be one's content, or a directory.
     pub path: PathBuf,
     /// Size in bytes of a file that is to be made. It takes space only as it is used.
     pub size: Option<u64>,
@@ -98,6 +98,8 @@ pub enum PoolKind {
     Device,
     /// A file, by way of a loop device.
     File,
+    /// A directory of a file system that others use as well.
+    Directory,
 }
 
 /// Whether a pool can be used.
@@ -133,9 +135,9 @@ pub struct PoolUsage {
 pub struct PoolInfo {
     /// Its identity.
     pub id: PoolId,
-    /// The device or file.
+    /// The device, file or directory.
     pub path: PathBuf,
-    /// Which of the two.
+    /// Which of them.
     pub kind: PoolKind,
     /// What lies below.
     pub medium: Medium,
@@ -148,12 +150,12 @@ pub struct PoolInfo {
     pub usage: Option<PoolUsage>,
 }
 
-/// What becomes of a file when its pool is removed.
+/// What becomes of a file or directory when its pool is removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Removal {
     /// It stays, and can be added again.
     #[default]
     Keep,
-    /// It is deleted. A device is never erased.
+    /// A file is deleted, and a directory is empty again. A device is never erased.
     DeleteFile,
 }

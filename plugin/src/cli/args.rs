@@ -122,9 +122,9 @@ pub enum Command {
 /// Commands about pools.
 #[derive(Debug, Subcommand)]
 pub enum PoolCommand {
-    /// Make a pool of a block device or of a file; refused if there is something on it
+    /// Make a pool of a block device, a file or a directory; refused if there is something in it
     Add {
-        /// A block device, or a file, which is made if it does not exist
+        /// A block device, an empty directory, or a file, which is made if it does not exist
         device: PathBuf,
         /// Size of the file to make, such as 10G
         #[arg(long, value_parser = parse_size)]

@@ -142,6 +142,7 @@ impl Wipe {
             let kind = match pool.kind {
                 PoolKind::Device => "the pool on this disk",
                 PoolKind::File => "the pool in this file",
+                PoolKind::Directory => "the pool in this directory",
             };
             Going {
                 what: format!("{kind}, {holds}"),

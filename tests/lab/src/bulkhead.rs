@@ -121,6 +121,13 @@ impl Bulkhead {
         self.cli(&line).within(Duration::from_secs(60)).run().map(drop)
     }
 
+    /// Adds a pool: a directory of the host's disk, which is made.
+    pub fn add_directory_pool(&self, directory: &str) -> Result<()> {
+        self.host.cmd("mkdir").args(["-p", directory]).run()?;
+        let line = format!("pool add {directory} --priority high");
+        self.cli(&line).within(Duration::from_secs(60)).run().map(drop)
+    }
+
     /// The daemon's process, if the test has started it.
     pub fn service(&mut self) -> Result<&mut Service> {
         match &mut self.way {

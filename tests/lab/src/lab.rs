@@ -33,6 +33,7 @@ pub struct Plan {
     store: Option<StoreKind>,
     servers: u8,
     pool: String,
+    in_directory: bool,
     faulty: bool,
     swarm: bool,
     managed: bool,
@@ -74,6 +75,7 @@ impl Lab {
             store: None,
             servers: SERVERS,
             pool: "10G".to_owned(),
+            in_directory: false,
             faulty: false,
             swarm: false,
             managed: false,
@@ -276,6 +278,13 @@ impl Plan {
         self
     }
 
+    /// Puts each pool into a directory of its host's disk, instead of into a file. Not for managed plugins or disks that can fail.
+    #[must_use]
+    pub fn directory_pools(mut self) -> Self {
+        self.in_directory = true;
+        self
+    }
+
     /// Puts each pool on a disk that can fail, and that forgets what was not synced when its host loses power.
     #[must_use]
     pub fn faulty_disks(mut self) -> Self {
@@ -406,7 +415,11 @@ impl Plan {
         } else {
             let options: Vec<&str> = options.iter().map(String::as_str).collect();
             let bulkhead = Bulkhead::start_from(host, program, &options)?;
-            bulkhead.add_pool(file, &self.pool)?;
+            if self.in_directory {
+                bulkhead.add_directory_pool(node::POOL_DIRECTORY)?;
+            } else {
+                bulkhead.add_pool(file, &self.pool)?;
+            }
             (bulkhead, Dockerd::start(host)?)
         };
         for name in &self.images {

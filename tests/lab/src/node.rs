@@ -20,6 +20,8 @@ use crate::{image, programs, wait};
 
 /// The file behind the pool that a node starts with.
 pub const POOL: &str = "/var/lib/bulkhead/pool-0.img";
+/// The directory of a pool that lies in one.
+pub const POOL_DIRECTORY: &str = "/var/lib/bulkhead/pool-0";
 
 /// A node as a user has it after `make up`. The parts end in the order in which they are written here.
 #[derive(Debug)]
