@@ -509,7 +509,9 @@ fn a_directory_is_refused_unless_it_is_empty_and_on_a_disk() -> Outcome {
     };
     let text = refused(pools.add(&sized));
     assert!(text.contains("leave `--size` away"), "{text}");
-    let memory = tempfile::Builder::new().prefix("bulkhead-pool-").tempdir_in("/dev/shm")?;
+    let memory = tempfile::Builder::new()
+        .prefix("bulkhead-pool-")
+        .tempdir_in("/dev/shm")?;
     let text = refused(pools.add(&spec_of(memory.path())));
     assert!(text.contains("not on ext4, xfs or btrfs"), "{text}");
     let other = Pools::open(&home.path("other"), owner(2))?;

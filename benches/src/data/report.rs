@@ -4,11 +4,17 @@ use std::fmt::Write;
 
 use super::results::{Results, Row};
 
+/// What stands where there is no figure.
+const NOTHING: &str = "–";
+
 /// Tables: figures with their ratios, how long operations took, and what they cost.
 pub fn markdown(results: &Results) -> String {
     let mut page = format!(
-        "`{}`: {} rounds in turn, medians. {}.\n\n",
-        results.command, results.rounds, results.machine
+        "`{}`: {} round{} in turn, medians. {}.\n\n",
+        results.command,
+        results.rounds,
+        if results.rounds == 1 { "" } else { "s" },
+        results.machine
     );
     if results.quick {
         page.push_str(
@@ -19,7 +25,7 @@ pub fn markdown(results: &Results) -> String {
         format!("{} ({:.2})", figure(row), row.ratio)
     });
     table(&mut page, results, "µs: median, 99 %, 99.9 %", |row| {
-        row.latency_us.map_or("–".to_owned(), |[median, p99, p999]| {
+        row.latency_us.map_or(NOTHING.to_owned(), |[median, p99, p999]| {
             format!("{median:.0}, {p99:.0}, {p999:.0}")
         })
     });
@@ -35,7 +41,7 @@ pub fn markdown(results: &Results) -> String {
         "processor seconds per GiB: serving programs, whole machine",
         |row| {
             row.cpu_per_gib
-                .map_or("–".to_owned(), |[own, all]| format!("{own:.1}, {all:.1}"))
+                .map_or(NOTHING.to_owned(), |[own, all]| format!("{own:.1}, {all:.1}"))
         },
     );
     page.push_str("| memory | of its programs, MiB | of each further volume at rest, KiB |\n|---|---|---|\n");
@@ -48,7 +54,7 @@ pub fn markdown(results: &Results) -> String {
             memory.programs_mib,
             memory
                 .volume_kib
-                .map_or("–".to_owned(), |kib| format!("{kib:.0}"))
+                .map_or(NOTHING.to_owned(), |kib| format!("{kib:.0}"))
         );
     }
     page
@@ -61,9 +67,12 @@ fn table(page: &mut String, results: &Results, what: &str, cell: impl Fn(&Row) -
         let cells: Vec<String> = results
             .targets
             .iter()
-            .map(|target| results.row(workload, target).map_or("–".to_owned(), &cell))
+            .map(|target| results.row(workload, target).map_or(NOTHING.to_owned(), &cell))
             .collect();
-        let _ = writeln!(page, "| {workload} | {} |", cells.join(" | "));
+        // A workload that has no such figure on any target is not in the table.
+        if cells.iter().any(|cell| cell != NOTHING) {
+            let _ = writeln!(page, "| {workload} | {} |", cells.join(" | "));
+        }
     }
     page.push('\n');
 }

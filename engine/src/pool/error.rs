@@ -43,7 +43,9 @@ pub enum PoolError {
     )]
     Unsuitable(PathBuf),
     /// A directory with something in it.
-    #[error("{path} is not empty (it has `{entry}`): give an empty directory, as `mkdir {path}/pool` makes one")]
+    #[error(
+        "{path} is not empty (it has `{entry}`): give an empty directory, as `mkdir {path}/pool` makes one"
+    )]
     NotEmptyDirectory {
         /// The directory.
         path: PathBuf,
