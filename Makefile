@@ -22,7 +22,7 @@ SEED ?=
 SEEDS ?= 2000
 FROM ?= 0
 
-.PHONY: bench bench-control bench-recovery lab lab-down lab-enter demo test-api test-ui test-cluster test-faults test-ha test-uninterrupted sim sim-faults help up down build install upgrade uninstall plugin test lint fmt
+.PHONY: bench bench-control bench-recovery bench-scale lab lab-down lab-enter demo test-api test-ui test-cluster test-faults test-ha test-uninterrupted sim sim-faults help up down build install upgrade uninstall plugin test lint fmt
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -101,6 +101,9 @@ bench: ## the data path beside a plain loop device and GlusterFS; QUICK=1: below
 
 bench-recovery: ## a rebuild of 5 GiB under pgbench, and catching up after 60 s; knows QUICK and PAGE
 	@scripts/bench.sh recovery
+
+bench-scale: ## 200 volumes on one node at rest, 50 of them busy; knows QUICK and PAGE
+	@scripts/bench.sh scale
 
 bench-control: ## the control plane: 200 simulated nodes and 10,000 volumes against etcd; knows QUICK and PAGE
 	@scripts/bench.sh control

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Benchmarks: bench.sh control|data|recovery [ARGUMENTS]. With QUICK=1 a short run; with PAGE=1 the figures go into the documentation too.
+# Benchmarks: bench.sh control|data|recovery|scale [ARGUMENTS]. With QUICK=1 a short run; with PAGE=1 the figures go into the documentation too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
@@ -26,8 +26,14 @@ recovery)
     page=docs/performance.md
     [ -z "${QUICK:-}" ] || set -- --quick "$@"
     ;;
+scale)
+    scripts/deps.sh build run test bench
+    need_root bench-scale
+    page=docs/performance.md
+    [ -z "${QUICK:-}" ] || set -- --quick "$@"
+    ;;
 *)
-    die "bench.sh: ${what:-nothing}? It knows control, data and recovery."
+    die "bench.sh: ${what:-nothing}? It knows control, data, recovery and scale."
     ;;
 esac
 [ -z "${PAGE:-}" ] || set -- --page "$page" "$@"

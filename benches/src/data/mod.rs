@@ -8,6 +8,7 @@
 //! | [`workload`] | what is done to a directory, and the figure that comes of it |
 //! | [`fio`], [`postgres`], [`files`] | the workloads |
 //! | [`recovery`] | what a rebuild and a catching up cost |
+//! | [`scale`] | many volumes on one node |
 //! | [`cost`] | processor time and memory |
 //! | [`run`] | rounds in turn |
 //! | [`results`] | medians, ratios, and the file with all of them |
@@ -25,5 +26,6 @@ pub mod recovery;
 pub mod report;
 pub mod results;
 pub mod run;
+pub mod scale;
 pub mod target;
 pub mod workload;
