@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Where the time of a request goes: a daemon with one volume on a pool in a file, fio on its file system, and what the
+# Where the time of a request goes: a daemon with one volume on a pool in a directory, fio on its file system, and what the
 # kernel tells meanwhile: system calls, context switches and processor time for each operation, by thread and by function.
 #
 # benches/profile.sh [SECONDS]
-# Needs root, fio, jq, curl, strace and perf. BULKHEAD names another binary, BENCH_DIR another disk.
+# Needs root, fio, jq, curl, strace and perf. BULKHEAD names another binary, BENCH_DIR another disk, FLAMES a directory for a flame
+# graph of each, a plain picture without its program (needs `cargo install inferno`).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-5}
@@ -37,7 +38,10 @@ until grep -q "bulkhead is ready" "$work/log"; do
     kill -0 "$daemon" || { cat "$work/log"; exit 1; }
     sleep 0.1
 done
-"$bulkhead" --socket "$work/control.sock" pool add "$work/pool.img" --size 4G >/dev/null
+# The keeper has started the process that serves, and does no work itself.
+serving=$(pgrep --parent "$daemon" | head -1)
+mkdir "$work/pool"
+"$bulkhead" --socket "$work/control.sock" pool add "$work/pool" >/dev/null
 call Create '{"Name":"v","Opts":{"size":"2G"}}' >/dev/null
 volume=$(call Mount '{"Name":"v","ID":"profile"}' | jq -er .Mountpoint)
 
@@ -60,7 +64,7 @@ profile() { # name, fio's options…
     job "$volume" "${@:2}" >"$work/fio.json" &
     fio=$!
     sleep 1
-    timeout -s INT "$seconds" strace -f -c -U name,calls -p "$daemon" -o "$work/strace" 2>/dev/null || true
+    timeout -s INT "$seconds" strace -f -c -U name,calls -p "$serving" -o "$work/strace" 2>/dev/null || true
     wait "$fio"
     operations=$(jq '.jobs[0] | .read.total_ios + .write.total_ios' "$work/fio.json")
     echo "--- the daemon's system calls (fio did $operations operations in its time)"
@@ -68,7 +72,7 @@ profile() { # name, fio's options…
 
     # Who ran, and how often they gave way.
     declare -A before=()
-    tasks() { for task in /proc/"$daemon"/task/*; do echo "$task"; done; }
+    tasks() { for task in /proc/"$serving"/task/*; do echo "$task"; done; }
     switches() { awk '/ctxt_switches/ { sum += $2 } END { print sum + 0 }' "$1/status"; }
     for task in $(tasks); do before[$task]="$(switches "$task") $(cut -d' ' -f1 "$task/schedstat")"; done
     perf record --quiet --all-cpus --freq 999 --call-graph fp --output "$work/perf.data" -- \
@@ -86,6 +90,13 @@ profile() { # name, fio's options…
     perf report --input "$work/perf.data" --no-children --sort comm --percent-limit 1 --stdio -g none 2>/dev/null | grep -E '^ +[0-9]' || true
     echo "--- by function"
     perf report --input "$work/perf.data" --no-children --sort comm,symbol --percent-limit 0.8 --stdio -g none 2>/dev/null | grep -E '^ +[0-9]' | sed 's/  *- *- *$//' | head -40 || true
+    if [ -n "${FLAMES:-}" ]; then
+        perf script --input "$work/perf.data" 2>/dev/null | inferno-collapse-perf |
+            grep -E "^(fio|fuse|bulkhead|tokio|loop|kworker|jbd2)" |
+            inferno-flamegraph --title "$1" --minwidth 0.8 --hash |
+            perl -0pe 's/<script.*?<\/script>//sg; s/ onload="[^"]*"//; s/<text id="(details|unzoom|search|matched)".*?<\/text>//sg' \
+                >"$FLAMES/flame-$(tr -cs '[:alnum:]' - <<<"${1,,}" | sed 's/-$//').svg"
+    fi
 }
 profile "random write 4 KiB, depth 1" --rw=randwrite --bs=4k --iodepth=1
 profile "random write 4 KiB, depth 16" --rw=randwrite --bs=4k --iodepth=16
