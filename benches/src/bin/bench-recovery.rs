@@ -49,8 +49,10 @@ fn measure(arguments: &Arguments) -> Result<()> {
     let tell = |said: &str| eprintln!("  {said}");
     let mut rebuilds = Vec::new();
     if gib > 0 {
-        eprintln!("Rebuilding {gib} GiB");
-        rebuilds.push(recovery::rebuild(gib, if quick { 8 } else { 20 }, tell)?);
+        eprintln!("Rebuilding {gib} GiB, with nothing in the foreground");
+        rebuilds.push(recovery::rebuild(gib, None, tell)?);
+        eprintln!("Rebuilding {gib} GiB under pgbench");
+        rebuilds.push(recovery::rebuild(gib, Some(if quick { 8 } else { 20 }), tell)?);
     }
     let mut catch_ups = Vec::new();
     for spread in spreads {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bulkhead_lab::driver::Driver;
+use bulkhead_lab::node::POOL_DIRECTORY;
 use bulkhead_lab::store::StoreKind;
 use bulkhead_lab::{Host, Lab};
 use serde_json::Value;
@@ -30,14 +31,23 @@ const LOOK: Duration = Duration::from_millis(250);
 pub struct Rebuild {
     /// What was copied, in GiB.
     pub gib: f64,
-    /// Transactions a second.
-    pub before: f64,
-    /// The same while it went on.
-    pub during: f64,
-    /// The same afterwards.
-    pub after: f64,
     /// How long it took.
     pub took: Duration,
+    /// MiB/s of a copy of what the volume holds to a plain file on the same disk, and a sync.
+    pub plain: f64,
+    /// What the volume was used for meanwhile, if it was used.
+    pub foreground: Option<Foreground>,
+}
+
+/// Transactions a second of pgbench.
+#[derive(Clone, Copy, Debug)]
+pub struct Foreground {
+    /// Before the loss.
+    pub before: f64,
+    /// While the rebuild went on.
+    pub during: f64,
+    /// Afterwards.
+    pub after: f64,
 }
 
 /// What a catching up was like.
@@ -78,7 +88,7 @@ impl Scene {
         let mut plan = Lab::new(3)
             .label("bench-recovery")
             .store(StoreKind::Etcd)
-            .pool(&format!("{}G", gib + 2));
+            .directory_pools();
         if let Some(after) = after {
             plan = plan.option("--rebuild-after", after);
         }
@@ -150,68 +160,108 @@ impl Drop for Scene {
     }
 }
 
-/// Loses the replica of a volume that holds so much, under pgbench with eight clients.
-pub fn rebuild(gib: u32, seconds: u32, tell: impl Fn(&str)) -> Result<Rebuild> {
+/// Loses the replica of a volume that holds so much: under pgbench with eight clients, measured for so many seconds each time, or
+/// with nothing in the foreground.
+pub fn rebuild(gib: u32, seconds: Option<u32>, tell: impl Fn(&str)) -> Result<Rebuild> {
     let mut scene = Scene::start(gib + 3, Some(AWAY))?;
-    let effort = |seconds| Effort {
-        seconds,
-        file: 0,
-        scales: &[],
-        small: 0,
-    };
-    let pgbench = |seconds| Pgbench {
-        scale: 50,
-        clients: 8,
-        select_only: false,
-        effort: effort(seconds),
-    };
     tell("filling");
     // What it holds is not zeroes: holes are not copied.
     let fill = format!("head -c {gib}G /dev/urandom >{MOUNT}/fill; sync {MOUNT}/fill");
     scene.host.sh(&fill).within(PATIENCE).run()?;
-    pgbench(seconds).prepare(&scene)?;
-    let before = pgbench(seconds).run(&scene)?.value;
-    tell(&format!("before: {before:.0} tps"));
-
-    let other = scene.other()?;
-    scene.lab.destroy(other)?;
-    scene.until_lost()?;
-    let over = AtomicBool::new(false);
-    let (took, rates) = thread::scope(|scope| -> Result<_> {
-        let (scene, over) = (&scene, &over);
-        let watched = scope.spawn(move || -> Result<Duration> {
-            let begun = scene.until_rebuilding();
-            let done = begun.and_then(|begun| scene.until_in_sync().map(|()| begun.elapsed()));
-            over.store(true, Ordering::SeqCst);
-            done
-        });
-        let mut rates = Vec::new();
-        while !over.load(Ordering::SeqCst) {
-            rates.push(pgbench(5).run(scene)?.value);
+    let plain = scene.plain_copy(gib)?;
+    tell(&format!("a plain copy: {plain:.0} MiB/s"));
+    let (took, foreground) = match seconds {
+        None => {
+            scene.lose_the_other()?;
+            let begun = scene.until_rebuilding()?;
+            scene.until_in_sync()?;
+            (begun.elapsed(), None)
         }
-        match watched.join() {
-            Ok(took) => Ok((took?, rates)),
-            Err(_) => bail!("the watch over the rebuild broke off"),
+        Some(seconds) => {
+            pgbench(seconds).prepare(&scene)?;
+            let before = pgbench(seconds).run(&scene)?.value;
+            tell(&format!("before: {before:.0} tps"));
+            scene.lose_the_other()?;
+            let (took, during) = scene.rebuild_under_pgbench()?;
+            tell(&format!("during: {during:.0} tps"));
+            let after = pgbench(seconds).run(&scene)?.value;
+            tell(&format!("after: {after:.0} tps"));
+            let foreground = Foreground {
+                before,
+                during,
+                after,
+            };
+            (took, Some(foreground))
         }
-    })?;
-    let during = rates.iter().sum::<f64>() / rates.len().max(1) as f64;
-    tell(&format!("during: {during:.0} tps, {:.0} s", took.as_secs_f64()));
-    let after = pgbench(seconds).run(&scene)?.value;
-    tell(&format!("after: {after:.0} tps"));
+    };
+    tell(&format!("rebuilt in {:.1} s", took.as_secs_f64()));
     let used = scene
         .host
         .sh(&format!("df --block-size=1 --output=used {MOUNT} | tail -1"))
         .run()?;
     Ok(Rebuild {
         gib: used.trim().parse::<f64>().context("df tells no figure")? / f64::from(1 << 30),
-        before,
-        during,
-        after,
         took,
+        plain,
+        foreground,
     })
 }
 
+fn pgbench(seconds: u32) -> Pgbench {
+    Pgbench {
+        scale: 50,
+        clients: 8,
+        select_only: false,
+        effort: Effort {
+            seconds,
+            file: 0,
+            scales: &[],
+            small: 0,
+        },
+    }
+}
+
 impl Scene {
+    /// MiB/s of a copy to a file beside the pool.
+    fn plain_copy(&self, gib: u32) -> Result<f64> {
+        let copy = format!("{POOL_DIRECTORY}.copy");
+        let begun = Instant::now();
+        let command = format!("cat {MOUNT}/fill >{copy}; sync {copy}");
+        self.host.sh(&command).within(PATIENCE).run()?;
+        let took = begun.elapsed();
+        self.host.cmd("rm").arg(&copy).run()?;
+        Ok(f64::from(gib) * 1024.0 / took.as_secs_f64())
+    }
+
+    fn lose_the_other(&mut self) -> Result<()> {
+        let other = self.other()?;
+        self.lab.destroy(other)?;
+        self.until_lost()
+    }
+
+    /// How long the rebuild took, and the mean rate of pgbench meanwhile.
+    fn rebuild_under_pgbench(&self) -> Result<(Duration, f64)> {
+        let over = AtomicBool::new(false);
+        let (took, rates) = thread::scope(|scope| -> Result<_> {
+            let over = &over;
+            let watched = scope.spawn(move || -> Result<Duration> {
+                let begun = self.until_rebuilding();
+                let done = begun.and_then(|begun| self.until_in_sync().map(|()| begun.elapsed()));
+                over.store(true, Ordering::SeqCst);
+                done
+            });
+            let mut rates = Vec::new();
+            while !over.load(Ordering::SeqCst) {
+                rates.push(pgbench(5).run(self)?.value);
+            }
+            match watched.join() {
+                Ok(took) => Ok((took?, rates)),
+                Err(_) => bail!("the watch over the rebuild broke off"),
+            }
+        })?;
+        Ok((took, rates.iter().sum::<f64>() / rates.len().max(1) as f64))
+    }
+
     fn until_rebuilding(&self) -> Result<Instant> {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -280,17 +330,22 @@ pub fn catch_up(spread: u32, absence: u32, tell: impl Fn(&str)) -> Result<CatchU
 pub fn markdown(command: &str, machine: &str, rebuilds: &[Rebuild], catch_ups: &[CatchUp]) -> String {
     let mut page = format!("`{command}`. {machine}.\n\n");
     if !rebuilds.is_empty() {
-        page.push_str("| rebuild of | took | MiB/s | pgbench TPC-B, 8 clients: before | during | after |\n|---|---|---|---|---|---|\n");
+        page.push_str("| rebuild of | in the foreground | took | MiB/s | of a plain copy | pgbench before | during | after |\n|---|---|---|---|---|---|---|---|\n");
     }
     for at in rebuilds {
         let seconds = at.took.as_secs_f64();
+        let rate = at.gib * 1024.0 / seconds;
+        let (what, [before, during, after]) = match at.foreground {
+            None => ("nothing", ["–"; 3].map(str::to_owned)),
+            Some(rates) => (
+                "pgbench TPC-B, 8 clients",
+                [rates.before, rates.during, rates.after].map(|tps| format!("{tps:.0} tps")),
+            ),
+        };
         page.push_str(&format!(
-            "| {:.1} GiB | {seconds:.0} s | {:.0} | {:.0} tps | {:.0} tps | {:.0} tps |\n",
+            "| {:.1} GiB | {what} | {seconds:.1} s | {rate:.0} | {:.2} | {before} | {during} | {after} |\n",
             at.gib,
-            at.gib * 1024.0 / seconds,
-            at.before,
-            at.during,
-            at.after
+            rate / at.plain
         ));
     }
     if !catch_ups.is_empty() {
