@@ -99,7 +99,7 @@ sim-faults: ## looks for every deliberate fault with the simulation
 bench: ## the data path beside a plain loop device and GlusterFS; QUICK=1: below ten minutes; PAGE=1: into the documentation
 	@scripts/bench.sh data
 
-bench-recovery: ## a rebuild of 5 GiB under pgbench, and catching up after 60 s; knows QUICK and PAGE
+bench-recovery: ## a rebuild of 5 GiB, alone and under pgbench, and catching up after 60 s; knows QUICK and PAGE
 	@scripts/bench.sh recovery
 
 bench-scale: ## 200 volumes on one node at rest, 50 of them busy; knows QUICK and PAGE
