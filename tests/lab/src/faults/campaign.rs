@@ -420,7 +420,12 @@ impl Run {
             if let Ok(view) = inspect(node) {
                 last = view;
             }
-            if in_sync(&last) == usize::from(self.campaign.repl) && last["healthy"] == true {
+            // A node that is gone for good keeps its replica in the view until it has been missed, but it keeps no data.
+            let there = names_in_sync(&last)
+                .iter()
+                .filter(|name| self.lab.index_of(name).is_ok())
+                .count();
+            if there == usize::from(self.campaign.repl) && last["healthy"] == true {
                 return Ok(());
             }
             if !self.register.runs(&node.dockerd) {
@@ -440,10 +445,6 @@ fn inspect(node: &Node) -> Result<Value> {
     Ok(answer
         .as_array()
         .map_or_else(|| answer.clone(), |all| all[0].clone()))
-}
-
-fn in_sync(view: &Value) -> usize {
-    names_in_sync(view).len()
 }
 
 fn names_in_sync(view: &Value) -> Vec<String> {
