@@ -155,13 +155,14 @@ impl<P: Payload> Replica<P> {
         if open.epoch < newest && !self.config.faults.has(Fault::OldEpochAccepted) {
             return Some(Refusal::Epoch(newest));
         }
-        if (open.epoch, open.attempt) < self.attempt && !self.config.faults.has(Fault::OldEpochAccepted) {
-            return Some(Refusal::Session);
-        }
-        // No two primaries share an epoch: the record has given it out twice, so it is an older copy (T3).
+        // No two primaries share an epoch: the record has given it out twice, so it is an older copy (T3). Said before attempts are
+        // compared: the other primary's count is no measure for this one, which would ask in vain until it is given up.
         let given_out_twice = open.epoch == newest && open.attached_by != self.superblock.attached_by;
         if given_out_twice && newest > Epoch::ZERO && !self.config.faults.has(Fault::EpochSharedByTerms) {
             return Some(Refusal::Epoch(newest));
+        }
+        if (open.epoch, open.attempt) < self.attempt && !self.config.faults.has(Fault::OldEpochAccepted) {
+            return Some(Refusal::Session);
         }
         match open.expects {
             Some(expected)

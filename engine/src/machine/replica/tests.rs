@@ -405,6 +405,31 @@ fn an_older_epoch_is_refused() {
     assert_eq!(bench.replies(), [Reply::Refused(Refusal::Session)]);
 }
 
+/// Seed 3086717: the count of the other's attempts stood before it, so that it was put off instead of refused.
+#[test]
+fn an_epoch_given_out_twice_is_refused_at_the_first_attempt() {
+    let mut bench = Bench::load(BOOT, |_| {});
+    let open = |attached_by, attempt| {
+        Request::Open(Open {
+            identity: IDENTITY,
+            epoch: Epoch(5),
+            term: Epoch(5),
+            attached_by: Incarnation::from_u128(attached_by),
+            attempt,
+            role: Role::Member,
+            expects: None,
+            resumes: None,
+        })
+    };
+    bench.ask(open(1, 3));
+    bench.settle();
+    bench.replies();
+    bench.ask(open(2, 1));
+    assert_eq!(bench.replies(), [Reply::Refused(Refusal::Epoch(Epoch(5)))], "T3");
+    bench.ask(open(1, 2));
+    assert_eq!(bench.replies(), [Reply::Refused(Refusal::Session)], "D8");
+}
+
 /// Seeds 60287 and 353212: a release that a slow disk finished under the next primary called clean what that one wrote.
 #[test]
 fn a_release_that_a_newer_session_has_overtaken_does_not_make_it_clean() {
