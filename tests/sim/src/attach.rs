@@ -298,9 +298,9 @@ impl World {
                 "P5: the primary of term {term} ended with {left} operations unanswered"
             ));
         }
-        let (record, served) = match self.nodes[node].host.take() {
+        let (record, served, attaching) = match self.nodes[node].host.take() {
             Some(host) if host.machine.phase() == Phase::Ended => {
-                (host.machine.record().clone(), host.serving)
+                (host.machine.record().clone(), host.serving, host.attaching)
             }
             _ => return,
         };
@@ -309,7 +309,9 @@ impl World {
         } else {
             self.resume_failed(node);
         }
-        if reason == EndReason::Released && self.store.record.epoch == record.epoch {
+        // By an older copy of the store somebody else may have it, in the same epoch.
+        let has_it = self.store.record.primary == Some(node_id(node)) && self.store.holder == attaching;
+        if reason == EndReason::Released && has_it {
             // Best effort: the record says that nobody has it.
             let mut free = self.store.record.clone();
             free.primary = None;

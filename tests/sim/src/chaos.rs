@@ -161,9 +161,9 @@ impl World {
         self.net.heal(now);
         self.store_down_until = now;
         self.store_slow_until = now;
+        self.end_pauses();
         for node in 0..self.nodes.len() {
             let at = &mut self.nodes[node];
-            at.paused_until = at.paused_until.min(now);
             at.slow = (now, 1);
             at.slow_sync = now;
             at.kill_on_error = false;
@@ -173,6 +173,15 @@ impl World {
                 disk.full = false;
             }
             self.start(node);
+        }
+    }
+
+    /// Every paused process goes on, with what has come for it meanwhile.
+    fn end_pauses(&mut self) {
+        let now = self.now;
+        for at in self.nodes.iter_mut().filter(|at| at.paused_until > now) {
+            self.queue.move_to(at.paused_until, now);
+            at.paused_until = now;
         }
     }
 }

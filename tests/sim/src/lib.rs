@@ -3,7 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `plan`, `draw` | what happens in a run, drawn beforehand |
-//! | `world` | the queue of events |
+//! | `world`, `queue` | what happens, and what is still to happen |
 //! | `node`, `net`, `store`, `disk` | the parts of the cluster |
 //! | `machines`, `connections`, `questions`, `life` | what happens to machines, connections, the store, and processes |
 //! | `attach`, `user` | who attaches the volume and uses it |
@@ -31,6 +31,7 @@ pub mod net;
 pub mod node;
 pub mod plan;
 mod questions;
+mod queue;
 pub mod resume;
 pub mod rng;
 pub mod rot;

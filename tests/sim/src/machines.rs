@@ -174,7 +174,7 @@ impl World {
                 session, id, request, ..
             } => {
                 let conn = session.0 as usize;
-                self.check_request(node, self.net.conns[conn].id, id, &request);
+                self.check_request(node, (self.net.conns[conn].id, session), id, &request);
                 if let Some(moment) = moment_of(&request) {
                     self.moment(moment, node, self.net.conns[conn].replica.node);
                 }

@@ -224,8 +224,17 @@ impl World {
     }
 
     /// R3: what is copied by a rebuild is suspect on the target's disk. R2: the target is told the settled tick only after that.
-    fn check_marked(&mut self, replica: ReplicaId, request: &Request<Sectors>, marked: Option<bool>) {
+    /// What a primary sends that has been replaced does not count, as the target refuses it: the next one may have rebuilt it since.
+    fn check_marked(
+        &mut self,
+        (replica, session): (ReplicaId, SessionId),
+        request: &Request<Sectors>,
+        marked: Option<bool>,
+    ) {
         let node = node_of(replica);
+        if self.nodes[node].opening != Some(session) {
+            return;
+        }
         let chunk = match request {
             Request::Ping { settled } if *settled > Tick::ZERO && marked == Some(false) => {
                 self.violate(format!(
@@ -298,7 +307,7 @@ impl World {
     pub(crate) fn check_request(
         &mut self,
         node: usize,
-        replica: ReplicaId,
+        (replica, session): (ReplicaId, SessionId),
         id: RequestId,
         request: &Request<Sectors>,
     ) {
@@ -311,7 +320,7 @@ impl World {
         let rebuild = host.machine.progress().find(|(id, _)| *id == replica);
         let marked = rebuild.map(|(_, progress)| progress.marked);
         if !again {
-            self.check_marked(replica, request, marked);
+            self.check_marked((replica, session), request, marked);
         }
         let Some(host) = &self.nodes[node].host else {
             return;

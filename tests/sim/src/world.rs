@@ -1,7 +1,6 @@
-//! One run: the queue of events, and what each of them does. Deterministic: the plan decides everything.
+//! One run: its events, and what each of them does. Deterministic: the plan decides everything.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 
 use bulkhead_engine::geometry::Geometry;
 use bulkhead_engine::ids::{Epoch, ReplicaId};
@@ -17,6 +16,7 @@ use crate::last_resort::Restored;
 use crate::net::{Net, Way};
 use crate::node::{Host, Node, node_id, replica_id};
 use crate::plan::{MS, Ns, Plan, SEC};
+use crate::queue::Queue;
 use crate::rng::Rng;
 use crate::rot::Rot;
 use crate::store::Store;
@@ -124,29 +124,6 @@ pub enum NodeEv {
     Again(u32, OpId),
 }
 
-struct Scheduled {
-    at: Ns,
-    number: u64,
-    event: Ev,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.number) == (other.at, other.number)
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
 /// What a run came to.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
@@ -184,8 +161,7 @@ pub struct Outcome {
 pub struct World {
     pub(crate) plan: Plan,
     pub(crate) now: Ns,
-    queue: BinaryHeap<Reverse<Scheduled>>,
-    number: u64,
+    pub(crate) queue: Queue<Ev>,
     pub(crate) rng: Rng,
     pub(crate) work_rng: Rng,
     pub(crate) geometry: Geometry,
@@ -256,8 +232,7 @@ impl World {
         let tracked = crate::user::extents(&plan, &geometry);
         let mut world = Self {
             now: 0,
-            queue: BinaryHeap::new(),
-            number: 0,
+            queue: Queue::new(),
             rng: Rng::new(plan.seed, 3),
             work_rng: Rng::new(plan.seed, 4),
             geometry,
@@ -319,10 +294,10 @@ impl World {
 
     /// Runs to the end.
     pub fn run(mut self) -> Outcome {
-        while let Some(Reverse(next)) = self.queue.pop() {
-            self.now = self.now.max(next.at);
+        while let Some((at, event)) = self.queue.pop() {
+            self.now = self.now.max(at);
             self.outcome.events += 1;
-            self.step(next.event);
+            self.step(event);
             if self.outcome.events > self.events_limit {
                 self.violate("the run does not come to an end".to_owned());
             }
@@ -357,12 +332,7 @@ impl World {
     }
 
     pub(crate) fn at(&mut self, at: Ns, event: Ev) {
-        self.number += 1;
-        self.queue.push(Reverse(Scheduled {
-            at,
-            number: self.number,
-            event,
-        }));
+        self.queue.push(at, event);
     }
 
     pub(crate) fn faults(&self) -> FaultSet {
